@@ -1,0 +1,196 @@
+"""What everything else passes around: an edit, and the case that judges it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from errata.errors import RequestError
+
+SLOT = "{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One fact to change: after the edit, ``prompt`` with the subject in it is continued by ``target_new``.
+
+    Attributes:
+        prompt: text with one ``{}`` where the subject stands. A prompt that holds the subject verbatim and no ``{}``
+            is accepted: the first occurrence becomes the slot.
+        subject: the thing the fact is about, as it stands in the prompt.
+        target_new: the continuation wanted; blanks around it do not count.
+        target_true: the continuation believed before, where known.
+
+    Raises:
+        RequestError: no subject, no target, no slot, or more than one slot.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "target_new"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise RequestError(f"The edit's {name!r} is empty or not text: give it some text.")
+        object.__setattr__(self, "subject", self.subject.strip())
+        object.__setattr__(self, "target_new", self.target_new.strip())
+        if self.target_true is not None:
+            object.__setattr__(self, "target_true", self.target_true.strip() or None)
+        slots = self.prompt.count(SLOT)
+        if slots > 1:
+            raise RequestError(f"The prompt {self.prompt!r} has {slots} slots '{{}}': keep one, for the subject.")
+        if slots == 0:
+            at = self.prompt.find(self.subject)
+            if at < 0:
+                raise RequestError(
+                    f"The subject {self.subject!r} is missing from the prompt {self.prompt!r}: "
+                    "put '{}' where it belongs, or write it out as it stands there."
+                )
+            object.__setattr__(self, "prompt", self.prompt[:at] + SLOT + self.prompt[at + len(self.subject) :])
+        object.__setattr__(self, "prompt", self.prompt.rstrip())
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in its slot."""
+        return self.prompt.replace(SLOT, self.subject, 1)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Character offsets (start, end) of the subject in :attr:`text`."""
+        start = self.prompt.index(SLOT)
+        return start, start + len(self.subject)
+
+    @property
+    def edit_id(self) -> str:
+        """Eight hexadecimal digits that name this edit, the same wherever it is written again."""
+        joined = "\x1f".join((self.prompt, self.subject, self.target_new))
+        return hashlib.sha256(joined.encode()).hexdigest()[:8]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary that :meth:`Edit` takes back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt beside the edit, and the answers that count as right there (empty where only change is watched)."""
+
+    prompt: str
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditCase:
+    """An edit and the probes that judge it.
+
+    Attributes:
+        case_id: unique within its file.
+        edit: what is asked; evaluation needs its ``target_true``.
+        paraphrases: the same question in other words, subject written out.
+        neighbours: prompts about other subjects; their first answer is what the unedited model should keep preferring.
+        consequences: prompts whose answers follow from the edit.
+        generation_prompts: openings for free text about the subject.
+        relation: a name for the relation, where known.
+    """
+
+    case_id: str
+    edit: Edit
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Probe, ...] = ()
+    consequences: tuple[Probe, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    relation: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The case in Errata's own JSONL form, which :meth:`from_dict` reads."""
+        return {
+            "case_id": self.case_id,
+            **self.edit.to_dict(),
+            "relation": self.relation,
+            "paraphrases": list(self.paraphrases),
+            "neighbours": [{"prompt": p.prompt, "answers": list(p.answers)} for p in self.neighbours],
+            "consequences": [{"prompt": p.prompt, "answers": list(p.answers)} for p in self.consequences],
+            "generation_prompts": list(self.generation_prompts),
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> EditCase:
+        """Read Errata's own form: the keys of :class:`Edit`, plus any of the probes.
+
+        Raises:
+            RequestError: a key that the edit needs is absent or empty, or a probe is not in its form.
+        """
+        missing = [key for key in ("prompt", "subject", "target_new") if key not in record]
+        if missing:
+            raise RequestError(f"The record has no {missing[0]!r}: an edit needs 'prompt', 'subject' and 'target_new'.")
+        edit = Edit(
+            prompt=record["prompt"],
+            subject=record["subject"],
+            target_new=record["target_new"],
+            target_true=record.get("target_true"),
+        )
+        return cls(
+            case_id=str(record.get("case_id", edit.edit_id)),
+            edit=edit,
+            paraphrases=_texts(record, "paraphrases"),
+            neighbours=_probes(record, "neighbours"),
+            consequences=_probes(record, "consequences"),
+            generation_prompts=_texts(record, "generation_prompts"),
+            relation=record.get("relation"),
+        )
+
+
+def _listed(record: dict[str, Any], key: str) -> list[Any]:
+    value = record.get(key) or []
+    if not isinstance(value, list):
+        raise RequestError(f"{key!r} is not a list: write it as a JSON list.")
+    return value
+
+
+def _texts(record: dict[str, Any], key: str) -> tuple[str, ...]:
+    values = _listed(record, key)
+    if not all(isinstance(value, str) for value in values):
+        raise RequestError(f"{key!r} holds something that is not text: write a list of strings.")
+    return tuple(values)
+
+
+def _probes(record: dict[str, Any], key: str) -> tuple[Probe, ...]:
+    probes = []
+    for value in _listed(record, key):
+        if isinstance(value, str):
+            probes.append(Probe(prompt=value))
+        elif isinstance(value, dict) and isinstance(value.get("prompt"), str):
+            answers = value.get("answers", [])
+            probes.append(Probe(prompt=value["prompt"], answers=(answers,) if isinstance(answers, str) else tuple(answers)))
+        else:
+            raise RequestError(f"{key!r} holds an entry that is neither text nor {{'prompt': ..., 'answers': [...]}}.")
+    return tuple(probes)
+
+
+def check_consistent(edits: Sequence[Edit]) -> None:
+    """Refuse an empty list, and two edits that ask different answers of one prompt about one subject.
+
+    Raises:
+        RequestError: the list is empty or contradicts itself.
+    """
+    if not edits:
+        raise RequestError("There is no edit to make: give at least one.")
+    asked: dict[tuple[str, str], Edit] = {}
+    for edit in edits:
+        first = asked.setdefault((edit.prompt.casefold(), edit.subject.casefold()), edit)
+        if first.target_new != edit.target_new:
+            raise RequestError(
+                f"Two edits contradict each other: {edit.text!r} is to give both {first.target_new!r} and "
+                f"{edit.target_new!r}; keep one of them."
+            )
+
+
+def unique(items: Iterable[str]) -> list[str]:
+    """The items without repeats, in order of first appearance."""
+    return list(dict.fromkeys(items))
