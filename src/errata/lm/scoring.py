@@ -1,0 +1,112 @@
+"""Log-probabilities of continuations, at their own positions only; both answers of a prompt share its computation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from errata.lm.forward import SplitBatch
+from errata.lm.language_model import LanguageModel
+from errata.lm.tokens import encode, target_ids
+
+ROWS_AT_ONCE = 48
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model says of one continuation of one prompt.
+
+    Attributes:
+        log_probability: mean natural-log probability per token of the continuation.
+        total: sum over its tokens.
+        correct: for each token, whether it is the likeliest one there (teacher-forced).
+    """
+
+    log_probability: float
+    total: float
+    correct: tuple[bool, ...]
+
+
+def score(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+    """Score (prompt, continuation) pairs; the continuation's leading blank is added as text needs it.
+
+    Raises:
+        RequestError: a continuation is empty or cannot be spelt by the tokenizer.
+    """
+    encoded = [(encode(lm.tokenizer, p).ids, target_ids(lm.tokenizer, p, t)) for p, t in pairs]
+    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i][0]), encoded[i][0]))
+    scores: dict[int, Score] = {}
+    for at in range(0, len(order), ROWS_AT_ONCE):
+        chosen = order[at : at + ROWS_AT_ONCE]
+        for i, result in zip(chosen, _score_ids(lm, [encoded[i] for i in chosen]), strict=True):
+            scores[i] = result
+    return [scores[i] for i in range(len(pairs))]
+
+
+def _score_ids(lm: LanguageModel, items: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[Score]:
+    """Each distinct prompt is computed once; the passes over its continuations share its key/value cache."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in items))
+    number = {prompt: i for i, prompt in enumerate(prompts)}
+    # The last token of a target predicts nothing wanted, so targets of one token all read one and the same row.
+    rows = list(dict.fromkeys((number[prompt], target[:-1]) for prompt, target in items))
+    at_row = {row: r for r, row in enumerate(rows)}
+    with torch.no_grad():
+        base = SplitBatch(lm, prompts, [len(prompt) - 1 for prompt in prompts])
+        batch = base.branch([i for i, _ in rows], [more for _, more in rows])
+        spots = [
+            (at_row[number[prompt], target[:-1]], len(prompt) - 1 + j, token)
+            for prompt, target in items
+            for j, token in enumerate(target)
+        ]
+        where = torch.tensor([r for r, _, _ in spots]), torch.tensor([batch.column(r, t) for r, t, _ in spots])
+        logits, _ = batch.run(at=where)
+    if logits is None:
+        raise RuntimeError("a pass that was not stopped gives logits")
+    wanted = torch.tensor([token for _, _, token in spots], device=logits.device)
+    picked = torch.log_softmax(logits.float(), dim=-1).gather(1, wanted[:, None])[:, 0].double().cpu()
+    hits = (logits.argmax(-1) == wanted).cpu()
+    results, at = [], 0
+    for _, target in items:
+        part = slice(at, at + len(target))
+        total = float(picked[part].sum())
+        results.append(Score(total / len(target), total, tuple(bool(h) for h in hits[part])))
+        at += len(target)
+    return results
+
+
+def perplexity(lm: LanguageModel, text: str, *, window: int = 256, tokens: int | None = None, batch_size: int = 8) -> float:
+    """exp of the mean negative log-likelihood per token of a text, cut into windows of so many tokens.
+
+    Args:
+        lm: the model.
+        text: the text.
+        window: tokens a window; the first of each is given, not predicted.
+        tokens: use at most so many tokens of the text.
+        batch_size: windows a pass.
+    """
+    total, count = nll(lm, text, window=window, tokens=tokens, batch_size=batch_size)
+    return float(torch.exp(torch.tensor(total / max(count, 1), dtype=torch.float64)))
+
+
+def nll(
+    lm: LanguageModel, text: str, *, window: int = 256, tokens: int | None = None, batch_size: int = 8
+) -> tuple[float, int]:
+    """Summed negative log-likelihood (natural log) of a text and the number of tokens it is summed over."""
+    ids = list(encode(lm.tokenizer, text).ids)[:tokens]
+    windows = [ids[i : i + window] for i in range(0, len(ids), window)]
+    windows = [w for w in windows if len(w) > 1]
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for at in range(0, len(windows), batch_size):
+            rows = windows[at : at + batch_size]
+            spots = [(r, c, row[c + 1]) for r, row in enumerate(rows) for c in range(len(row) - 1)]
+            where = torch.tensor([r for r, _, _ in spots]), torch.tensor([c for _, c, _ in spots])
+            logits, _ = SplitBatch(lm, rows).run(at=where)
+            if logits is None:
+                raise RuntimeError("a pass that was not stopped gives logits")
+            wanted = torch.tensor([token for _, _, token in spots], device=logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum").double())
+            count += len(spots)
+    return total, count

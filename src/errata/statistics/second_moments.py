@@ -1,0 +1,154 @@
+"""The uncentred second moment C = E[k kᵀ] of a layer's keys over ordinary text (Meng et al. 2022, 2023).
+
+One pass over the corpus serves every layer asked for and stops at the last of them. Results are kept on disk under the
+weights' fingerprint, the layer, the corpus and the size; a file that is torn or belongs to something else is rebuilt.
+Position 0 is left out: its keys are anomalous attention sinks whose size would dominate the trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from errata.errors import ConfigError, NumericalError
+from errata.files import atomic_file, cache_dir
+from errata.lm.activations import no_nan
+from errata.lm.forward import SplitBatch
+from errata.lm.language_model import LanguageModel
+from errata.progress import task
+from errata.statistics.corpora import Corpus
+
+TOKENS_PER_WIDTH = 10  # FastMEMIT (arXiv 2506.04226): this many tokens per key dimension keep the published quality
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """C of one layer, [m, m] float32, the mean of k kᵀ over ``count`` tokens."""
+
+    matrix: Tensor
+    count: int
+    layer: int
+    corpus: str
+
+
+def enough_tokens(lm: LanguageModel, layers: Sequence[int]) -> int:
+    """The sample size that suffices for the widest of the layers."""
+    return TOKENS_PER_WIDTH * max(lm.layer(layer).key_width for layer in layers)
+
+
+def second_moments(
+    lm: LanguageModel,
+    layers: Sequence[int],
+    corpus: Corpus,
+    *,
+    tokens: int | None = None,
+    fingerprint: str | None = None,
+    rebuild: bool = False,
+) -> dict[int, SecondMoment]:
+    """C for each layer, from the cache where it is known and from one streaming pass where not.
+
+    Args:
+        lm: the model.
+        layers: which layers.
+        corpus: where ordinary text comes from.
+        tokens: sample size; by default ten tokens per key dimension.
+        fingerprint: of the weights, where already known.
+        rebuild: measure again even where the cache has an answer.
+
+    Raises:
+        ConfigError: too few tokens. ArchitectureError: a layer that cannot be edited.
+    """
+    tokens = enough_tokens(lm, layers) if tokens is None else tokens
+    if tokens < 2:
+        raise ConfigError(f"A second moment from {tokens} tokens means nothing: use at least a few thousand.")
+    folder = _folder(fingerprint or lm.fingerprint(), corpus, tokens)
+    found = {} if rebuild else {layer: c for layer in layers if (c := _read(folder, layer, corpus, tokens)) is not None}
+    missing = sorted(set(layers) - set(found))
+    if missing:
+        for layer, moment in _measure(lm, missing, corpus, tokens).items():
+            _write(folder, moment, tokens)
+            found[layer] = moment
+    return {layer: found[layer] for layer in layers}
+
+
+def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: int) -> dict[int, SecondMoment]:
+    paths = {layer: lm.layer(layer).out_projection for layer in layers}
+    sums = {
+        layer: torch.zeros(lm.layer(layer).key_width, lm.layer(layer).key_width, dtype=torch.float64, device=lm.weight(layer).device)
+        for layer in layers
+    }
+    count, rows, size = 0, [], 0
+    stop = paths[max(layers)]
+
+    def flush() -> int:
+        batch = SplitBatch(lm, rows)
+        with torch.no_grad():
+            _, seen = batch.run(inputs=list(paths.values()), stop=stop, stop_before=True)
+        real = batch.mask.bool()
+        real[:, 0] = False
+        for layer, path in paths.items():
+            keys = seen.inputs[path].reshape(*real.shape, -1)[real.to(seen.inputs[path].device)].float()
+            # Products of one batch in float32 are exact enough; sums over the corpus are kept in float64.
+            sums[layer] += (keys.T @ keys).double()
+        return int(real.sum())
+
+    with task(f"Second moments of {len(layers)} layer(s) over {tokens} tokens", total=tokens) as bar:
+        for window in corpus.windows(lm, tokens):
+            rows.append(window)
+            size += len(window)
+            if size >= BATCH_TOKENS:
+                count += flush()
+                bar.advance(size)
+                rows, size = [], 0
+        if rows:
+            count += flush()
+            bar.advance(size)
+    if count == 0:
+        raise ConfigError(f"The corpus {corpus.identity} holds no text: use another one, or 'self'.")
+    moments = {
+        layer: SecondMoment((total / count).float().cpu(), count, layer, corpus.identity) for layer, total in sums.items()
+    }
+    for layer, moment in moments.items():
+        if not no_nan(moment.matrix):
+            raise NumericalError(f"The keys of layer {layer} are not finite on ordinary text: load the model in float32.")
+    return moments
+
+
+def _folder(fingerprint: str, corpus: Corpus, tokens: int) -> Path:
+    return cache_dir("second_moments", fingerprint[:24], f"{corpus.identity}-{tokens}")
+
+
+def _digest(matrix: Tensor) -> str:
+    return hashlib.sha256(memoryview(matrix.contiguous().view(-1).view(torch.uint8).numpy())).hexdigest()
+
+
+def _write(folder: Path, moment: SecondMoment, tokens: int) -> None:
+    note = {"layer": moment.layer, "corpus": moment.corpus, "tokens": tokens, "count": moment.count, "sha256": _digest(moment.matrix)}
+    with atomic_file(folder / f"layer_{moment.layer:03d}.safetensors") as temporary:
+        save_file({"second_moment": moment.matrix}, temporary, metadata={"errata": json.dumps(note)})
+
+
+def _read(folder: Path, layer: int, corpus: Corpus, tokens: int) -> SecondMoment | None:
+    """What the cache holds, or None where there is nothing whole that belongs to this question."""
+    path = folder / f"layer_{layer:03d}.safetensors"
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads((file.metadata() or {}).get("errata", "{}"))
+            matrix = file.get_tensor("second_moment")
+    except (SafetensorError, OSError, ValueError, KeyError):
+        return None
+    asked = (layer, corpus.identity, tokens)
+    if (note.get("layer"), note.get("corpus"), note.get("tokens")) != asked or note.get("sha256") != _digest(matrix):
+        return None
+    return SecondMoment(matrix, int(note["count"]), layer, corpus.identity)
