@@ -1,5 +1,69 @@
-"""Errata: correct a language model after training, keep the correction as a file, and prove what else changed."""
+"""Errata: correct a language model after training, keep the correction as a file, and prove what else changed.
+
+    import errata
+
+    lm = errata.load("smollm2-135m")
+    patch = errata.edit(lm, errata.Edit(prompt="{} is located in the city of", subject="The Eiffel Tower", target_new="Rome"))
+    patch.apply(lm)
+
+The heavy parts (torch, transformers) are imported when they are first used.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from errata.errors import ErrataError
+from errata.records import Edit, EditCase, Probe
+
+if TYPE_CHECKING:
+    from errata.bench import evaluate
+    from errata.datasets import read_cases, read_edits, starter_cases
+    from errata.lm import ArchitectureHint, LanguageModel, generate, load
+    from errata.methods import edit
+    from errata.patch import Patch
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArchitectureHint",
+    "Edit",
+    "EditCase",
+    "ErrataError",
+    "LanguageModel",
+    "Patch",
+    "Probe",
+    "edit",
+    "evaluate",
+    "generate",
+    "load",
+    "read_cases",
+    "read_edits",
+    "starter_cases",
+]
+
+_LAZY = {
+    "ArchitectureHint": "errata.lm",
+    "LanguageModel": "errata.lm",
+    "Patch": "errata.patch",
+    "edit": "errata.methods",
+    "evaluate": "errata.bench",
+    "generate": "errata.lm",
+    "load": "errata.lm",
+    "read_cases": "errata.datasets",
+    "read_edits": "errata.datasets",
+    "starter_cases": "errata.datasets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'errata' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -47,7 +47,8 @@ def capture(
 
     def keep(store: dict[str, Tensor], path: str, value: Any) -> None:
         tensor = hidden_of(value)
-        store[path] = tensor.detach() if detach else tensor
+        # A copy: some blocks (Falcon's) add to a module's output in place after it was seen here.
+        store[path] = tensor.detach().clone() if detach else tensor.clone()
 
     with ExitStack() as hooks:
         for path in inputs:

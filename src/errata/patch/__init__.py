@@ -1,1 +1,27 @@
-"""."""
+"""The artefact: a patch of a language model, which is saved, applied, stacked, taken back and exported."""
+
+from __future__ import annotations
+
+from errata.patch.card import Base, PatchCard, UpdateEntry
+from errata.patch.export import export_merged, restore_merged
+from errata.patch.lora import export_lora
+from errata.patch.patch import Patch
+from errata.patch.stack import applied_patches, base_fingerprint, is_applied
+from errata.patch.updates import Dense, LowRank, Update, register
+
+__all__ = [
+    "Base",
+    "Dense",
+    "LowRank",
+    "Patch",
+    "PatchCard",
+    "Update",
+    "UpdateEntry",
+    "applied_patches",
+    "base_fingerprint",
+    "export_lora",
+    "export_merged",
+    "is_applied",
+    "register",
+    "restore_merged",
+]

@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from errata.errors import PatchError
+from errata.patch.targets import find_targets
 from errata.patch.updates import Update
 from errata.records import Edit, EditCase
 
@@ -93,7 +94,7 @@ class PatchCard(BaseModel):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1, le=SCHEMA)
+    schema_version: int = Field(default=SCHEMA, alias="schema", ge=1)
     method: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     base: Base
     edits: list[dict[str, Any]] = []
@@ -109,7 +110,10 @@ class PatchCard(BaseModel):
     @field_validator("edits")
     @classmethod
     def _are_edits(cls, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [_edit_record(_edit(record)) for record in records]
+        try:
+            return [_edit_record(_edit(record)) for record in records]
+        except (AttributeError, TypeError):
+            raise ValueError("an edit holds something that is not text") from None
 
     def to_edits(self) -> list[Edit]:
         """The edits as records."""
@@ -121,7 +125,7 @@ class PatchCard(BaseModel):
         return names == [(update.kind, update.parameter, update.rank) for update in updates]
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary that JSON can hold and :func:`read_card` takes back.
+        """A plain dictionary that JSON can hold and :func:`read_card` takes back; numbers JSON lacks become None.
 
         Raises:
             PatchError: the config or the notes hold something that JSON cannot.
@@ -143,9 +147,13 @@ def read_card(record: Mapping[str, Any]) -> PatchCard:
     """
     schema = record.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
-        raise PatchError(f"The patch has the form {schema} and this version reads up to {SCHEMA}: a newer Errata is needed.")
+        raise PatchError(
+            f"The patch has the form {schema} and this version reads up to {SCHEMA}: a newer Errata is needed."
+        )
     if schema is None:
-        raise PatchError("The patch card has no 'schema', so it is not one of Errata's: give a folder that Errata saved.")
+        raise PatchError(
+            "The patch card has no 'schema', so it is not one of Errata's: give a folder that Errata saved."
+        )
     return _validated(dict(record))
 
 
@@ -159,27 +167,28 @@ def make_card(
     seeds: Mapping[str, int] | None = None,
     contexts: Sequence[str] = (),
     notes: Mapping[str, Any] | None = None,
+    fingerprint: str | None = None,
 ) -> PatchCard:
     """The card of a patch just made for ``lm``, whose weights must be as they were before.
 
+    ``fingerprint`` is that of the weights where it is known already: many patches of one model then read them once.
+
     Raises:
-        PatchError: the method's name is not in kebab case, or an update names a weight the model lacks.
+        PatchError: the method's name is not in kebab case, or an update does not fit the model.
     """
-    weights = dict(lm.model.named_parameters(remove_duplicate=False))
+    find_targets(lm.model, updates)
     entries = []
     for update in updates:
-        if update.parameter not in weights:
-            raise PatchError(f"{lm.name} has no weight {update.parameter!r}: make the update for one it has.")
-        weight_norm = float(torch.linalg.vector_norm(weights[update.parameter].detach().float()))
-        entries.append(UpdateEntry.of(update, weight_norm))
+        weight = lm.model.get_parameter(update.parameter).detach()
+        entries.append(UpdateEntry.of(update, float(torch.linalg.vector_norm(weight.float()))))
     return _validated(
         {
             "method": method,
             "base": Base(
                 name=lm.name,
-                fingerprint=lm.fingerprint(),
+                fingerprint=fingerprint or lm.fingerprint(),
                 dtype=dtype_name(lm.dtype),
-                quantised_origin=getattr(lm, "quantised_origin", None),
+                quantised_origin=lm.quantised_origin,
             ),
             "edits": [_edit_record(edit) for edit in edits],
             "config": dict(config),

@@ -56,15 +56,19 @@ class Patch:
         contexts: Sequence[str] = (),
         notes: Mapping[str, Any] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        fingerprint: str | None = None,
     ) -> Self:
         """A patch made for ``lm`` as it is now; the card takes the fingerprint and norms from its weights.
+
+        ``fingerprint`` may hand in the former where it is known already.
 
         Raises:
             PatchError: the method's name is not in kebab case, or an update does not fit the model.
         """
-        stack.find_targets(lm.model, updates)
-        settings: dict[str, Any] = {"method": method, "config": config, "edits": edits, "seeds": seeds}
-        card = make_card(lm, updates, **settings, contexts=contexts, notes=notes)
+        card = make_card(
+            lm, updates, method=method, config=config, edits=edits, seeds=seeds, contexts=contexts, notes=notes,
+            fingerprint=fingerprint,
+        )  # fmt: skip
         return cls(tuple(updates), card, dict(state or {}))
 
     @property

@@ -98,12 +98,14 @@ def apply(lm: LanguageModel, patch: Patch, *, force: bool = False, verify: bool 
     """
     stack = _stack(lm)
     if _position(stack, patch) is not None:
-        raise PatchError(f"{lm.name} carries this {patch.card.method} patch already: revert it before applying it again.")
+        raise PatchError(
+            f"{lm.name} carries this {patch.card.method} patch already: revert it before applying it again."
+        )
     targets = find_targets(lm.model, patch.updates)
     if not force:
         _check_untouched(lm, stack, targets)
         if verify:
-            check_base(lm, patch)
+            stack.base_fingerprint = check_base(lm, patch)
     results = {name: apply_together(target.weight, target.updates) for name, target in targets.items()}
     for name, result in results.items():
         if not bool(torch.isfinite(result).all()):
@@ -133,7 +135,9 @@ def revert(lm: LanguageModel, patch: Patch, *, force: bool = False) -> None:
     stack = _stack(lm)
     position = _position(stack, patch)
     if position is None:
-        raise PatchError(f"{lm.name} does not carry this {patch.card.method} patch: revert only what was applied to it.")
+        raise PatchError(
+            f"{lm.name} does not carry this {patch.card.method} patch: revert only what was applied to it."
+        )
     if not force:
         _check_untouched(lm, stack, stack.layers[position].updates)
     gone, staying = stack.layers[position], stack.layers[:position] + stack.layers[position + 1 :]
@@ -155,19 +159,19 @@ def revert(lm: LanguageModel, patch: Patch, *, force: bool = False) -> None:
         del _STACKS[lm.model]
 
 
-def check_base(lm: LanguageModel, patch: Patch) -> None:
+def check_base(lm: LanguageModel, patch: Patch) -> str:
     """Refuse a patch that was made for other weights than the bare model's or the present ones.
+
+    Returns:
+        The fingerprint of the bare model.
 
     Raises:
         FingerprintMismatch: neither fingerprint is the patch's.
     """
     wanted = patch.card.base
-    stack = _stack(lm)
     bare = base_fingerprint(lm)
-    if not stack.layers:
-        stack.base_fingerprint = bare
-    if wanted.fingerprint == bare or (stack.layers and wanted.fingerprint == lm.fingerprint()):
-        return
+    if wanted.fingerprint == bare or (_stack(lm).layers and wanted.fingerprint == lm.fingerprint()):
+        return bare
     dtype = dtype_name(lm.dtype)
     remedy = "load that model"
     if wanted.dtype != dtype:
@@ -187,8 +191,10 @@ def _position(stack: Stack, patch: Patch) -> int | None:
     for index, layer in enumerate(stack.layers):
         if layer.patch is patch:
             return index
-    digests = [layer.patch.digest for layer in stack.layers]
-    return digests.index(patch.digest) if patch.digest in digests else None
+    for index, layer in enumerate(stack.layers):
+        if layer.patch.digest == patch.digest:
+            return index
+    return None
 
 
 def _check_untouched(lm: LanguageModel, stack: Stack, names: Iterable[str]) -> None:

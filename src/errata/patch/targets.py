@@ -56,6 +56,6 @@ def _check(update: Update, weight: nn.Parameter) -> None:
         raise PatchError(f"The weight {name} is packed as {weight.dtype}: load the model with floating-point weights.")
     if tuple(weight.shape) != update.shape:
         raise PatchError(
-            f"The weight {name} has the shape {tuple(weight.shape)} and its update {update.shape}: apply the patch to a "
-            "model of the size it was made for."
+            f"The weight {name} has the shape {tuple(weight.shape)} and its update {update.shape}: apply the patch to "
+            "a model of the size it was made for."
         )

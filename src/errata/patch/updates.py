@@ -238,7 +238,7 @@ def digest(updates: Iterable[Update]) -> str:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor in row-major order, without a copy where it already lies so in main memory."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _compute_type(tensor: Tensor) -> torch.dtype:

@@ -1,1 +1,1 @@
-"""."""
+"""Locate-then-edit: one algorithm (keys, values, a solve) with interchangeable parts."""

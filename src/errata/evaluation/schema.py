@@ -5,21 +5,23 @@ Tables, pictures, pages and model cards are functions of these two files and of 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, BinaryIO, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from errata.errors import DatasetError, StorageError
-from errata.evaluate.intervals import Estimate
+from errata.evaluation.intervals import Estimate
 from errata.files import finite, write_json
 
 SCHEMA = 1
@@ -132,7 +134,7 @@ class RecordWriter:
     """Appends one record a line to ``records.jsonl`` and, opened again, goes on where it stopped.
 
     On opening, complete lines are read into :attr:`done`; a last line without its newline was cut off by an
-    interruption and is removed from the file. Each record is flushed, so that at most one is ever lost.
+    interruption and is removed from the file. Each record reaches the file at once, so that at most one is ever lost.
 
     Args:
         folder: where the file stands or shall stand.
@@ -154,14 +156,12 @@ class RecordWriter:
         self._key = key
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self.path.open("ab+")
+            self._size = self._resume()
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            self._file.truncate(self._size)
         except OSError as error:
             raise self._storage_error(error) from error
-        try:
-            self._resume()
-        except BaseException:
-            self._file.close()
-            raise
 
     def write(self, record: Record) -> None:
         """Append one record.
@@ -178,10 +178,13 @@ class RecordWriter:
         if name in self.done:
             raise ValueError(f"A record for {name!r} is in {self.path} already: skip what is in `done`.")
         try:
-            self._file.write(line)
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
             raise self._storage_error(error) from error
+        self._size += len(line)
         self.done[name] = kept
 
     def close(self) -> None:
@@ -196,31 +199,29 @@ class RecordWriter:
     ) -> None:
         self.close()
 
-    def _resume(self) -> None:
-        self._file.seek(0)
+    def _resume(self) -> int:
+        """Read the complete lines and return how many bytes they are."""
         complete = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            complete += len(line)
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                name = self._name(record)
-            except (ValueError, TypeError, RecursionError) as error:
-                raise DatasetError(
-                    f"{self.path}, line {number} is not a record of this run: choose another folder or remove the line."
-                ) from error
-            if name in self.done:
-                raise DatasetError(
-                    f"{self.path}, line {number} repeats the record for {name!r}: choose another folder or remove it."
-                )
-            self.done[name] = record
+        if not self.path.exists():
+            return complete
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                complete += len(line)
+                if line.strip():
+                    self._take(line, f"{self.path}, line {number}")
+        return complete
+
+    def _take(self, line: bytes, place: str) -> None:
         try:
-            self._file.truncate(complete)
-        except OSError as error:
-            raise self._storage_error(error) from error
+            record = json.loads(line)
+            name = self._name(record)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DatasetError(f"{place} is not a record of this run: choose another folder or remove it.") from error
+        if name in self.done:
+            raise DatasetError(f"{place} repeats the record for {name!r}: choose another folder or remove it.")
+        self.done[name] = record
 
     def _name(self, record: Record) -> Hashable:
         fields = (self._key,) if isinstance(self._key, str) else self._key
@@ -255,9 +256,12 @@ class CostMeter:
     size since the process began, because the system keeps no other; it is null where the system keeps none at all.
     """
 
-    def __enter__(self) -> Self:
+    def __init__(self) -> None:
         self._start = self._now()
         self._stop: tuple[float, float] | None = None
+
+    def __enter__(self) -> Self:
+        self._start, self._stop = self._now(), None
         return self
 
     def __exit__(
@@ -273,12 +277,13 @@ class CostMeter:
 
     @staticmethod
     def _now() -> tuple[float, float]:
-        return sum(os.times()[:4]), time.perf_counter()
+        children = os.times()
+        return time.process_time() + children.children_user + children.children_system, time.perf_counter()
 
 
 def _peak_mb() -> float | None:
     try:
-        import resource  # noqa: PLC0415 - the module is absent on Windows
+        import resource  # absent on Windows
     except ImportError:
         return None
     largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -89,7 +89,7 @@ def harmonic_mean_of_means(columns: Sequence[Sequence[float]], level: float = 0.
     if (data < 0).any():
         raise ValueError("The harmonic mean needs values that are not negative: rescale them first.")
     estimate = _estimate(data, _harmonic, level, seed)
-    if len(data) and not np.ptp(data, axis=0).any():
+    if len(data) and np.isfinite(data).all() and not np.ptp(data, axis=0).any():
         raised = 1 - (1 - level) / data.shape[1]
         parts = [mean(column.tolist(), raised) for column in data.T]
         low, high = (float(_harmonic(np.array(ends))) for ends in zip(*((p.low, p.high) for p in parts), strict=True))
@@ -107,7 +107,8 @@ def paired_difference(before: Sequence[float], after: Sequence[float], level: fl
         ValueError: different lengths, or NaN.
     """
     data = _matrix([before, after])
-    differences = data[:, 1] - data[:, 0]
+    with np.errstate(invalid="ignore"):
+        differences = data[:, 1] - data[:, 0]
     if len(data) and _binary(data) and not np.ptp(differences):
         moved, otherwise = float(differences[0]), proportion(0, len(data), level).high
         low, high = moved - otherwise * (moved + 1), moved + otherwise * (1 - moved)
@@ -127,7 +128,7 @@ def ratio_of_means(before: Sequence[float], after: Sequence[float], level: float
 
 
 def _harmonic(means: Array) -> Array:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.asarray(means.shape[-1] / (1 / means).sum(axis=-1), dtype=np.float64)  # 1/0 = inf, and k/inf = 0
 
 
@@ -141,11 +142,12 @@ def _estimate(data: Array, statistic: Statistic, level: float, seed: int) -> Est
     alpha, n = 1 - _checked_level(level), len(data)
     if n == 0:
         return _nothing()
-    value = float(statistic(data.mean(axis=0)))
-    if not np.ptp(data, axis=0).any():
-        return Estimate(value, value, value, n)
+    with np.errstate(invalid="ignore"):
+        value = float(statistic(data.mean(axis=0)))
     if not np.isfinite(data).all():
         return Estimate(value, math.nan, math.nan, n)
+    if not np.ptp(data, axis=0).any():
+        return Estimate(value, value, value, n)
     replicates = statistic(_resampled_means(data, seed))
     if not np.isfinite(replicates).all():
         return Estimate(value, math.nan, math.nan, n)

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 ARTICLES = ("a", "an", "the")
 KEPT_MARKS = "#%&@"  # punctuation to Unicode, but part of an answer such as C# or 5%
 
-# A dot after one of these belongs to the word. At the very end of a text it does no harm, since normalising strips it.
-ABBREVIATIONS = frozenset(
-    "approx ave bros capt co col corp dr ed est etc fig ft gen gov inc jr lt ltd maj mr mrs ms mt no op prof rep rev "
-    "sen sgt sr st univ vol vs".split()
+# A dot after one of these belongs to the word. Words that are also answers or names (no, fig, Ed) are left out.
+ABBREVIATION = re.compile(
+    r"approx|bros|capt|co|corp|dr|etc|ft|gov|inc|jr|lt|ltd|mr|mrs|ms|mt|prof|rev|sen|sgt|sr|st|vs", re.IGNORECASE
 )
 STOPS = re.compile(r"[.!?]+(?=[\"'”’»)\]]*(?:\s|$))|[。！？।؟]+")
-DOTTED = re.compile(r"(?:^|[\s(\"'“‘])((?:\w\.)*\w)$")  # an initial, or the last letter of U.S or a.m
+DOTTED = re.compile(r"(?:^|[\s(\"'“‘])((?:[^\W\d_]\.)*[^\W\d_])$")  # an initial, or U.S and a.m before their last dot
 NO_BLANKS = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 
 
@@ -40,18 +39,15 @@ def normalise(text: str) -> str:
 def first_answer(generated: str) -> str:
     """The generation up to its natural stop: the first newline, or the mark that ends the first sentence.
 
-    Blanks and newlines before the first word do not count. The dots of ``U.S.``, ``St. Louis``, ``J. R. R. Tolkien`` and
-    3.14 end nothing; the mark itself is not returned.
+    Blanks and newlines before the first word do not count. The dots of ``U.S.``, ``St. Louis``, ``J. R. R. Tolkien``
+    and 3.14 end nothing; the mark itself is not returned.
     """
     lines = generated.strip().splitlines()
     line = lines[0] if lines else ""
     for stop in STOPS.finditer(line):
         before = line[: stop.start()]
-        if stop.group() == "." and stop.end() < len(line) and _abbreviated(before):
-            continue
-        if stop.group() == "." and stop.end() == len(line) and DOTTED.search(before):
-            continue
-        return before.strip()
+        if stop.group() != "." or not _abbreviated(before, at_end=stop.end() == len(line)):
+            return before.strip()
     return line.strip()
 
 
@@ -96,9 +92,13 @@ def _without_article(text: str) -> str:
     return rest if rest and first in ARTICLES else text
 
 
-def _abbreviated(before: str) -> bool:
+def _abbreviated(before: str, *, at_end: bool) -> bool:
+    """Whether the dot after ``before`` belongs to its last word; at the end of all text only that of U.S. does."""
+    dotted = DOTTED.search(before)
+    if at_end:
+        return dotted is not None and "." in dotted[1]
     words = before.split()
-    return bool(words) and (words[-1].strip("\"'“‘(").casefold() in ABBREVIATIONS or bool(DOTTED.search(before)))
+    return dotted is not None or bool(words and ABBREVIATION.fullmatch(words[-1].lstrip("\"'“‘(")))
 
 
 def _stands_in(written: str, wanted: str) -> bool:

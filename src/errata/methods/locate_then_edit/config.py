@@ -1,0 +1,71 @@
+"""Knobs shared by the locate-then-edit methods, with defaults that scale to a model nobody has tuned."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from errata.errors import ConfigError
+from errata.lm.language_model import LanguageModel
+from errata.methods.base import MethodConfig
+from errata.methods.locate_then_edit.values import ValueSettings
+
+IDENTITY = "identity"
+
+
+class LocateThenEditConfig(MethodConfig):
+    """Options common to ROME, R-ROME and MEMIT; layers are counted from 0."""
+
+    depth: float = Field(0.14, ge=0.0, le=1.0, description="The edited layer as a fraction of the model's depth, where none is named.")
+    steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
+    learning_rate: float = Field(0.5, gt=0.0, description="Adam's learning rate for the value.")
+    weight_decay: float = Field(0.5, ge=0.0, description="Weight of ‖δ‖/‖v0‖² in the loss.")
+    clamp: float = Field(4.0, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖.")
+    kl_weight: float = Field(0.0625, ge=0.0, description="Weight of the KL term that holds '<subject> is a' still.")
+    stop_loss: float = Field(0.05, ge=0.0, description="An edit whose loss falls below this stops.")
+    contexts: int = Field(5, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
+    seed: int = Field(0, ge=0, description="Of the openings' draw.")
+    corpus: str = Field("self", description="Where ordinary text for C comes from: 'self', a path, 'hub:<id>', or 'identity' for C = I.")
+    corpus_tokens: int | None = Field(None, ge=2, description="Tokens for C; by default ten per key dimension.")
+
+    published_name: ClassVar[str] = ""
+
+    def value_settings(self) -> ValueSettings:
+        """The optimiser's own settings."""
+        return ValueSettings(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            clamp=self.clamp,
+            kl_weight=self.kl_weight,
+            stop_loss=self.stop_loss,
+        )
+
+
+def layer_at(lm: LanguageModel, depth: float) -> int:
+    """The editable layer nearest a fraction of the depth, never the last (nothing above it could read the edit).
+
+    Raises:
+        ArchitectureError: no layer of the model can be edited.
+        ConfigError: the model has one layer.
+    """
+    if lm.num_layers < 2:
+        raise ConfigError("A model of one layer cannot be edited so: there is no later layer to read the edit.")
+    wanted = round(depth * (lm.num_layers - 1))
+    usable = [i for i in range(lm.num_layers - 1) if lm.architecture.blocks[i].refusal is None]
+    if not usable:
+        lm.layer(wanted)  # raises the sentence that says why
+    return min(usable, key=lambda i: (abs(i - wanted), i))
+
+
+def check_layer(lm: LanguageModel, layer: int) -> int:
+    """The layer, if it can be edited.
+
+    Raises:
+        ArchitectureError: there is no such layer, it cannot be edited, or it is the last one.
+    """
+    lm.layer(layer)
+    if layer == lm.num_layers - 1:
+        raise ConfigError(f"Layer {layer} is the last one, so no later layer can read the edit: choose 0 to {layer - 1}.")
+    return layer

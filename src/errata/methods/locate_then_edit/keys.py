@@ -1,0 +1,82 @@
+"""What the edited layers see at the subject's last token: keys, and the states that MEMIT's residuals are taken from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from errata.lm.forward import SplitBatch
+from errata.lm.language_model import LanguageModel
+from errata.methods.locate_then_edit.rewrites import Rewrite
+
+ROWS_AT_ONCE = 256
+
+
+def context_weights(contexts: int, *, bare: float) -> Tensor:
+    """Weights [contexts] that sum to one: ``bare`` for the bare prompt, the rest spread evenly over the others.
+
+    MEMIT averages within each kind of context first (bare = 1/2); ROME weighs all alike (bare = 1/contexts).
+    """
+    if contexts == 1:
+        return torch.ones(1)
+    weights = torch.full((contexts,), (1.0 - bare) / (contexts - 1))
+    weights[0] = bare
+    return weights
+
+
+class KeySweep:
+    """Keys and states of many edits, layer by layer upwards, while lower layers are being edited.
+
+    Everything below the first edited layer is computed once and kept; each question then runs only the blocks from there
+    to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones.
+
+    Args:
+        lm: the model, whose edited weights may change between questions.
+        rewrites: the edits, each under its contexts.
+        first: the lowest layer that will be edited.
+    """
+
+    def __init__(self, lm: LanguageModel, rewrites: Sequence[Rewrite], first: int) -> None:
+        self.lm, self.first, self.contexts, self.edits = lm, first, len(rewrites[0].prompts), len(rewrites)
+        rows = [row for rewrite in rewrites for row in rewrite.key_rows()]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+        self._chunks: list[tuple[list[int], SplitBatch, Tensor, Tensor]] = []
+        entry = lm.architecture.blocks[first].path
+        for at in range(0, len(order), ROWS_AT_ONCE):
+            chosen = order[at : at + ROWS_AT_ONCE]
+            batch = SplitBatch(lm, [rows[i].ids for i in chosen])
+            lookup = torch.tensor([rows[i].lookup for i in chosen], device=lm.device)
+            with torch.no_grad():
+                _, seen = batch.run(inputs=[entry], stop=entry, stop_before=True)
+            self._chunks.append((chosen, batch, lookup, seen.inputs[entry]))
+
+    def keys(self, layer: int) -> Tensor:
+        """Input of W at the subject in each context, [edits, contexts, m] float32."""
+        return self._at(layer, self.lm.layer(layer).out_projection, before=True)
+
+    def states(self, layer: int, *, of_block: bool) -> Tensor:
+        """Output of the block, or of W, at the subject of the bare prompts, [edits, d] float32."""
+        block = self.lm.layer(layer)
+        return self._at(layer, block.path if of_block else block.out_projection, before=False, bare_only=True)[:, 0]
+
+    def _at(self, layer: int, path: str, *, before: bool, bare_only: bool = False) -> Tensor:
+        found: dict[int, Tensor] = {}
+        for chosen, whole, all_lookups, all_entries in self._chunks:
+            keep = [i for i, row in enumerate(chosen) if not bare_only or row % self.contexts == 0]
+            if not keep:
+                continue
+            every = len(keep) == len(chosen)
+            batch = whole if every else whole.select(keep)
+            lookup, entry = (all_lookups, all_entries) if every else (all_lookups[keep], all_entries[keep])
+            asked = {"inputs": [path]} if before else {"outputs": [path]}
+            with torch.no_grad():
+                _, seen = batch.run(start=self.first, hidden=entry, stop=path, stop_before=before, **asked)  # type: ignore[arg-type]
+            tensor = (seen.inputs if before else seen.outputs)[path]
+            shaped = tensor.reshape(*batch.ids.shape, -1)
+            rows = torch.arange(len(keep), device=shaped.device)
+            for i, value in zip(keep, shaped[rows, lookup.to(shaped.device)].float(), strict=True):
+                found[chosen[i]] = value
+        stacked = torch.stack([found[i] for i in sorted(found)])
+        return stacked.view(self.edits, -1, stacked.shape[-1])

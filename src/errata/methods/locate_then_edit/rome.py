@@ -1,0 +1,161 @@
+"""ROME and R-ROME: one fact by a rank-one change of one MLP matrix.
+
+Meng, Bau, Andonian, Belinkov: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262).
+Gupta, Baskaran, Anumanchipalli: Rebuilding ROME (EMNLP 2024, arXiv 2403.07175).
+
+The two differ in one line, at which key the new value is read: ROME, as released, takes the direction from the key averaged
+over contexts and the denominator from the bare prompt's, which on rare edits nearly vanishes and destroys the model;
+R-ROME uses the averaged key and output throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from errata.lm.language_model import LanguageModel
+from errata.methods.base import Method, MethodInfo
+from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_layer, layer_at
+from errata.methods.locate_then_edit.contexts import sample_contexts
+from errata.methods.locate_then_edit.keys import context_weights
+from errata.methods.locate_then_edit.moments import metrics_for
+from errata.methods.locate_then_edit.rewrites import tokenise
+from errata.methods.locate_then_edit.solvers import Metric, rank_one
+from errata.methods.locate_then_edit.values import Values, optimise_values
+from errata.patch import LowRank, Patch
+from errata.records import Edit
+
+
+class RomeConfig(LocateThenEditConfig):
+    """Options of ROME and R-ROME."""
+
+    layer: int | None = Field(None, ge=0, description="The edited layer; by default the one at `depth`.")
+
+
+class RRome(Method[RomeConfig]):
+    """R-ROME: the default for one edit."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="r-rome",
+        title="R-ROME",
+        strategy="local modification",
+        summary="One fact by a rank-one change of one MLP matrix, with one key used throughout.",
+        changes="the MLP out-projection of one layer, rank 1 an edit",
+        needs="the second moment of that layer's keys over ordinary text",
+        paper="Gupta, Baskaran, Anumanchipalli: Rebuilding ROME (EMNLP 2024, arXiv 2403.07175)",
+    )
+    Config = RomeConfig
+    one_key: ClassVar[bool] = True
+
+    def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig) -> Patch:
+        """The edits one after another, each on the model that holds the earlier ones."""
+        layer = self._layer(lm, config)
+        contexts = sample_contexts(lm, config.contexts, config.seed)
+        metric = metrics_for(lm, [layer], config)[layer]
+        updates: list[LowRank] = []
+        notes: list[dict[str, Any]] = []
+        base = lm.fingerprint()
+        with ExitStack() as stack:
+            for edit in edits:
+                values = self._values(lm, [edit], contexts, layer, config)
+                updates.append(self._update(lm, layer, metric, values, 0))
+                notes.append(_note(edit, values, 0))
+                if len(edits) > 1:
+                    so_far = self._patch(lm, updates[-1:], [edit], config, contexts, notes[-1:], layer, base)
+                    stack.enter_context(so_far.applied(lm, verify=False))
+        return self._patch(lm, updates, edits, config, contexts, notes, layer, base)
+
+    def solve_each(self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig) -> list[Patch]:
+        """One patch an edit, all of them optimised as one batch on the unedited model."""
+        layer = self._layer(lm, config)
+        contexts = sample_contexts(lm, config.contexts, config.seed)
+        metric = metrics_for(lm, [layer], config)[layer]
+        values = self._values(lm, edits, contexts, layer, config)
+        base = lm.fingerprint()
+        return [
+            self._patch(
+                lm, [self._update(lm, layer, metric, values, i)], [edit], config, contexts, [_note(edit, values, i)], layer, base
+            )
+            for i, edit in enumerate(edits)
+        ]
+
+    def _layer(self, lm: LanguageModel, config: RomeConfig) -> int:
+        return layer_at(lm, config.depth) if config.layer is None else check_layer(lm, config.layer)
+
+    def _values(
+        self, lm: LanguageModel, edits: Sequence[Edit], contexts: Sequence[str], layer: int, config: RomeConfig
+    ) -> Values:
+        return optimise_values(lm, tokenise(lm, edits, contexts), layer, config.value_settings(), site="mlp")
+
+    def _update(self, lm: LanguageModel, layer: int, metric: Metric, values: Values, i: int) -> LowRank:
+        left, right = solve_value(metric, values.keys[i], values.outputs[i], values.start[i] + values.delta[i], one_key=self.one_key)
+        return LowRank(lm.weight_name(layer), left.float(), right.float(), lm.layer(layer).transposed)
+
+    def _patch(
+        self,
+        lm: LanguageModel,
+        updates: Sequence[LowRank],
+        edits: Sequence[Edit],
+        config: RomeConfig,
+        contexts: Sequence[str],
+        notes: Sequence[dict[str, Any]],
+        layer: int,
+        base: str,
+    ) -> Patch:
+        resolved = {**config.model_dump(), "layer": layer}
+        return Patch.create(
+            lm, updates, method=self.info.name, config=resolved, edits=edits, seeds={"contexts": config.seed},
+            contexts=contexts, notes={"edits": list(notes)}, fingerprint=base,
+        )  # fmt: skip
+
+
+class Rome(RRome):
+    """ROME as released, for comparison."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="rome",
+        title="ROME",
+        strategy="local modification",
+        summary="The original rank-one edit, kept for comparison: on rare edits its two keys disagree and it breaks the model.",
+        changes="the MLP out-projection of one layer, rank 1 an edit",
+        needs="the second moment of that layer's keys over ordinary text",
+        paper="Meng, Bau, Andonian, Belinkov: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262)",
+    )
+    one_key: ClassVar[bool] = False
+
+
+def solve_value(metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool) -> tuple[Tensor, Tensor]:
+    """The rank-one change that writes a value.
+
+    Args:
+        metric: of the layer's C.
+        keys: [contexts, m] inputs of W at the subject; the first is the bare prompt's.
+        outputs: [contexts, d] outputs of W there.
+        target: v*, [d].
+        one_key: R-ROME (mean key and mean output throughout) or ROME as released (bare key and output in the fraction).
+
+    Returns:
+        left [d, 1] and right [1, m]: R-ROME's satisfy (W + left right) · mean key = v*.
+    """
+    weights = context_weights(len(keys), bare=1.0 / len(keys)).to(keys)
+    mean_key, mean_output = (weights @ keys).double(), (weights @ outputs).double()
+    if one_key:
+        return rank_one(metric, mean_key, target.double() - mean_output)
+    return rank_one(metric, mean_key, target.double() - outputs[0].double(), read_at=keys[0])
+
+
+def _note(edit: Edit, values: Values, i: int) -> dict[str, Any]:
+    bare, mean = values.keys[i, 0], values.keys[i].mean(0)
+    return {
+        "edit_id": edit.edit_id,
+        "loss": values.losses[i],
+        "steps": values.steps[i],
+        "value_shift": float(values.delta[i].norm() / values.start[i].norm()),
+        # Far from 1 where the bare prompt's key is an odd one, as at a text's first position: ROME is unsafe there.
+        "bare_key_cosine": float(torch.cosine_similarity(bare, mean, dim=0)),
+    }

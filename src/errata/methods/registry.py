@@ -1,0 +1,41 @@
+"""Methods by name. Ours and third parties' register alike, by an ``errata.methods`` entry point, and load when asked for."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from errata.errors import ConfigError
+from errata.methods.base import Method
+
+GROUP = "errata.methods"
+
+
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def method_names() -> list[str]:
+    """Every registered method's name, sorted, without loading any."""
+    return sorted(_points())
+
+
+def get_method(name: str) -> Method[Any]:
+    """The method of that name.
+
+    Raises:
+        ConfigError: there is none, or the package that registers it cannot be imported.
+    """
+    points = _points()
+    if name not in points:
+        close = difflib.get_close_matches(name.casefold().replace("_", "-"), points, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"There is no method {name!r}: {hint}choose one of {', '.join(sorted(points))}.")
+    try:
+        loaded = points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"The method {name!r} ({points[name].value}) cannot be loaded: {error}.") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise ConfigError(f"The entry point {name!r} ({points[name].value}) is not a subclass of errata.methods.Method.")
+    return loaded()
