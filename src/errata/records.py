@@ -40,6 +40,8 @@ class Edit:
         object.__setattr__(self, "subject", self.subject.strip())
         object.__setattr__(self, "target_new", self.target_new.strip())
         if self.target_true is not None:
+            if not isinstance(self.target_true, str):
+                raise RequestError("The edit's 'target_true' is not text: give some text, or leave it out.")
             object.__setattr__(self, "target_true", self.target_true.strip() or None)
         slots = self.prompt.count(SLOT)
         if slots > 1:

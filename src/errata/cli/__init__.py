@@ -1,1 +1,1 @@
-"""."""
+"""The console script ``errata``: one module a verb, each thin over library calls."""

@@ -59,6 +59,8 @@ def detect(model: Any, hint: ArchitectureHint | None = None) -> Architecture:
         block_list = model.get_submodule(list_path)
     except AttributeError:
         raise ArchitectureError(f"There is no module {list_path!r} in this model: correct the map's 'blocks'.") from None
+    if not isinstance(block_list, nn.ModuleList) or not len(block_list):
+        raise ArchitectureError(f"{list_path!r} is not a list of transformer blocks: correct the map's 'blocks'.")
     with torch.no_grad(), frozen(model):
         probe = _Probe(model, names[embedding], names[head], list_path, len(block_list))
         blocks: list[BlockMap] = []
@@ -171,13 +173,15 @@ class _Probe:
             raise ArchitectureError(f"The attention's output matrix of {path!r} could not be told apart: {HINT}.")
         after = [c for c in wide if c.path != attention_output]
         attention = _shared_parent(attention_output, path)
-        out = self._named(hint.out_projection, path, "out_projection") or self._last_matrix(after, attention, path)
+        out = self._named(hint.out_projection, path, "out_projection") or next(
+            (c.path for c in reversed(self._outside(after, attention))), None
+        )
         refusal = MIXTURE if _has_experts(module, path, attention, out) else None
         if out is None and refusal is None:
             raise ArchitectureError(f"The MLP's last matrix of {path!r} could not be told apart: {HINT}.")
-        call = next((c for c in matrices if c.path == out), None)
+        call = next((c for c in self._outside(after, attention) if c.path == out), None)
         if out is not None and call is None and refusal is None:
-            raise ArchitectureError(f"{out!r} is not a matrix that runs in {path!r}: correct the map.")
+            raise ArchitectureError(f"{out!r} is not a matrix of the MLP of {path!r}, {self.width} wide: correct the map.")
         transposed = call is not None and _orientation(self.model.get_submodule(call.path), call) == "in_out"
         mlp_first = next((c.path for c in matrices if attention is None or not c.path.startswith(f"{attention}.")), out)
         self.parallel[path] = mlp_first not in mixes and mlp_first != attention_output
@@ -190,7 +194,9 @@ class _Probe:
             attention_output=attention_output,
             attention=attention,
             mlp=_shared_parent(out, path) if out else None,
-            norms=tuple(c.path for c in calls if _is_norm(self.model.get_submodule(c.path), self.width)),
+            norms=tuple(
+                c.path for c in self._outside(calls, attention) if _is_norm(self.model.get_submodule(c.path), self.width)
+            ),
             additive=refusal is None and out is not None and self._is_additive(path, out, clean),
             key_width=int(call.given.shape[-1]) if call is not None else 0,
             refusal=refusal,
@@ -206,9 +212,8 @@ class _Probe:
             raise ArchitectureError(f"There is no module {full!r} in this model: correct the map's {part!r}.") from None
         return full
 
-    def _last_matrix(self, candidates: list[_Call], attention: str | None, path: str) -> str | None:
-        outside = [c for c in candidates if attention is None or not c.path.startswith(f"{attention}.")]
-        return outside[-1].path if outside else None
+    def _outside(self, calls: list[_Call], attention: str | None) -> list[_Call]:
+        return [c for c in calls if attention is None or not c.path.startswith(f"{attention}.")]
 
     def _trace(self, path: str, *, perturb: bool = False) -> tuple[Tensor, list[_Call]]:
         """Run up to the end of one block; return its output and every call of a leaf module in it, in order."""

@@ -7,23 +7,41 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from transformers import GenerationConfig
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from errata.lm.language_model import LanguageModel
 from errata.lm.tokens import encode, pad, pad_id
 
-_stops: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
-ENDS = ("\n", ".", "!", "?", "。", "！", "？")
+ENDS = (".", "!", "?", "。", "！", "？")
+
+_ends: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
 
-def natural_stops(lm: LanguageModel) -> list[int]:
-    """Tokens after which a short answer is over: EOS, and those that hold a line break or end a sentence."""
-    if lm.model not in _stops:
-        tokenizer = lm.tokenizer
-        texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        ends = [i for i, text in enumerate(texts) if "\n" in text or text.rstrip().endswith(ENDS)]
-        _stops[lm.model] = sorted({*_eos(lm), *ends})
-    return _stops[lm.model]
+def answer_ends(lm: LanguageModel) -> tuple[Tensor, Tensor]:
+    """Over the vocabulary: which tokens end a short answer (line break, end of a sentence), and which are blank."""
+    if lm.model not in _ends:
+        size = lm.architecture.vocabulary
+        texts = lm.tokenizer.batch_decode([[i] for i in range(min(size, len(lm.tokenizer)))])
+        texts += [""] * (size - len(texts))
+        ending = torch.tensor(["\n" in text or text.rstrip().endswith(ENDS) for text in texts])
+        blank = torch.tensor([not text.strip() for text in texts])
+        _ends[lm.model] = (ending, blank)
+    return _ends[lm.model]
+
+
+class _NaturalStop(StoppingCriteria):
+    """A row is done at the end of a sentence or line, once it has said anything."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._ending, self._blank = answer_ends(lm)
+        self._said: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        last = input_ids[:, -1].cpu()
+        said = ~self._blank[last]
+        self._said = said if self._said is None else self._said | said
+        return (self._ending[last] & self._said).to(input_ids.device)
 
 
 def _eos(lm: LanguageModel) -> list[int]:
@@ -79,8 +97,7 @@ def generate_ids(
     batch_size: int = 32,
 ) -> list[list[int]]:
     """As :func:`generate`, from token ids to the new token ids (without the padding after a row's end)."""
-    ends = {"eos": _eos(lm), "natural": natural_stops(lm), "never": []}[stop] if stop != "natural" else natural_stops(lm)
-    fill = pad_id(lm.tokenizer)
+    eos, fill = _eos(lm), pad_id(lm.tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=max_new_tokens if stop == "never" else None,
@@ -88,7 +105,7 @@ def generate_ids(
         temperature=temperature if sample else None,
         top_k=top_k if sample else None,
         top_p=None,
-        eos_token_id=ends or _eos(lm) or None,
+        eos_token_id=eos or None,
         pad_token_id=fill,
         use_cache=True,
     )
@@ -99,17 +116,26 @@ def generate_ids(
         for at in range(0, len(order), batch_size):
             chosen = order[at : at + batch_size]
             ids, mask = pad([rows[i] for i in chosen], fill, side="left")
-            out = lm.model.generate(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), generation_config=config)
+            out = lm.model.generate(
+                input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), generation_config=config,
+                stopping_criteria=StoppingCriteriaList([_NaturalStop(lm)] if stop == "natural" else []),
+            )  # fmt: skip
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
-                results[i] = _cut(row, set(ends))
+                results[i] = row if stop == "never" else _cut(lm, row, set(eos), natural=stop == "natural")
     return [results[i] for i in range(len(rows))]
 
 
-def _cut(row: list[int], ends: set[int]) -> list[int]:
-    """The row up to and including its first end token; what follows is padding."""
+def _cut(lm: LanguageModel, row: list[int], eos: set[int], *, natural: bool) -> list[int]:
+    """The row up to and including the token that ended it; what follows is padding."""
+    ending, blank = answer_ends(lm) if natural else (None, None)
+    said = False
     for at, token in enumerate(row):
-        if token in ends:
+        if token in eos:
             return row[: at + 1]
+        if ending is not None and blank is not None:
+            said = said or not bool(blank[token])
+            if said and bool(ending[token]):
+                return row[: at + 1]
     return row
 
 

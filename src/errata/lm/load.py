@@ -63,7 +63,7 @@ def load(
         arguments = {"revision": revision, "trust_remote_code": trust_remote_code}
         model = _load_model(place, gguf, dtype=torch_dtype, device_map=device_map, **arguments)
         tokenizer = _load_tokenizer(place, gguf, **arguments)
-    if tokenizer is None or not callable(tokenizer):
+    if tokenizer is None or not callable(tokenizer) or _is_empty(tokenizer):
         raise ModelError(f"{name} comes without a tokenizer: give (model, tokenizer), or a folder that holds both.")
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"The tokenizer of {name} is not a fast one, which character offsets need: load its fast version.")
@@ -71,7 +71,7 @@ def load(
     if device_map is None and not isinstance(source, tuple):
         model = model.to(_device(device))
     elif device is not None:
-        model = model.to(device)
+        model = model.to(_device(device))
     model.eval()
     return LanguageModel(model, tokenizer, name=name, architecture=detect(model, architecture), quantised_origin=origin)
 
@@ -94,6 +94,13 @@ def _device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError):
         raise ModelError(f"The device {str(device)!r} is not usable here: choose 'cpu' or a device this machine has.") from None
     return chosen
+
+
+def _is_empty(tokenizer: Any) -> bool:
+    """Whether it knows special tokens only: what transformers makes up for a folder that holds no tokenizer."""
+    if not getattr(tokenizer, "is_fast", False):
+        return False
+    return len(tokenizer) < 32 and not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
 
 
 def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def _score_ids(lm: LanguageModel, items: Sequence[tuple[tuple[int, ...], tuple[i
     return results
 
 
-def perplexity(lm: LanguageModel, text: str, *, window: int = 256, tokens: int | None = None, batch_size: int = 8) -> float:
+def perplexity(lm: LanguageModel, text: str, *, window: int = 256, tokens: int | None = None) -> float:
     """exp of the mean negative log-likelihood per token of a text, cut into windows of so many tokens.
 
     Args:
@@ -84,29 +85,28 @@ def perplexity(lm: LanguageModel, text: str, *, window: int = 256, tokens: int |
         text: the text.
         window: tokens a window; the first of each is given, not predicted.
         tokens: use at most so many tokens of the text.
-        batch_size: windows a pass.
     """
-    total, count = nll(lm, text, window=window, tokens=tokens, batch_size=batch_size)
-    return float(torch.exp(torch.tensor(total / max(count, 1), dtype=torch.float64)))
+    sums = window_nlls(lm, text, window=window, tokens=tokens)
+    mean = sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
+    return math.exp(mean) if mean < 700 else math.inf
 
 
-def nll(
+def window_nlls(
     lm: LanguageModel, text: str, *, window: int = 256, tokens: int | None = None, batch_size: int = 8
-) -> tuple[float, int]:
-    """Summed negative log-likelihood (natural log) of a text and the number of tokens it is summed over."""
+) -> list[tuple[float, int]]:
+    """For each window of a text: summed negative log-likelihood (natural log), and over how many tokens."""
     ids = list(encode(lm.tokenizer, text).ids)[:tokens]
-    windows = [ids[i : i + window] for i in range(0, len(ids), window)]
-    windows = [w for w in windows if len(w) > 1]
-    total, count = 0.0, 0
+    windows = [w for i in range(0, len(ids), window) if len(w := ids[i : i + window]) > 1]
+    sums: list[tuple[float, int]] = []
     with torch.no_grad():
         for at in range(0, len(windows), batch_size):
             rows = windows[at : at + batch_size]
-            spots = [(r, c, row[c + 1]) for r, row in enumerate(rows) for c in range(len(row) - 1)]
-            where = torch.tensor([r for r, _, _ in spots]), torch.tensor([c for _, c, _ in spots])
+            spots = [(r, c) for r, row in enumerate(rows) for c in range(len(row) - 1)]
+            where = torch.tensor([r for r, _ in spots]), torch.tensor([c for _, c in spots])
             logits, _ = SplitBatch(lm, rows).run(at=where)
             if logits is None:
                 raise RuntimeError("a pass that was not stopped gives logits")
-            wanted = torch.tensor([token for _, _, token in spots], device=logits.device)
-            total += float(torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum").double())
-            count += len(spots)
-    return total, count
+            wanted = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
+            losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none").double().cpu()
+            sums += [(float(part.sum()), len(part)) for part in losses.split([len(row) - 1 for row in rows])]
+    return sums

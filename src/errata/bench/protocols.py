@@ -1,0 +1,173 @@
+"""The three ways to measure an editor, under the names the field uses.
+
+single       each edit alone, on the unedited model, taken back before the next
+batch        all edits in one call
+sequential   one batch after another on the same model, none taken back; scored after the last
+
+Most confusion in public trackers comes from not saying which of them a number belongs to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from errata.errors import ErrataError, NumericalError, RequestError
+from errata.evaluation.editing import Measures, score_cases
+from errata.evaluation.schema import Metric, RecordWriter
+from errata.evaluation.summary import perplexity_metrics
+from errata.lm.language_model import LanguageModel
+from errata.lm.scoring import perplexity, window_nlls
+from errata.methods import Method, MethodConfig
+from errata.patch import Patch
+from errata.progress import task
+from errata.records import EditCase
+
+CHUNK = 24  # cases solved and scored together: enough to fill a batch, few enough to lose little when killed
+SINGLE_TOKENS = 512  # of held-out text after every single edit; a batch is measured on all of it
+
+
+@dataclass
+class Run:
+    """What a protocol works with."""
+
+    lm: LanguageModel
+    cases: Sequence[EditCase]
+    method: Method[Any]
+    config: MethodConfig
+    records: RecordWriter
+    folder: Path
+    text: str
+    generation: bool
+    fluency_cases: int
+    seed: int
+    batch_size: int | None = None
+
+    def todo(self, phase: str) -> list[EditCase]:
+        """The cases whose line of this phase is not written yet."""
+        return [case for case in self.cases if (case.case_id, phase) not in self.records.done]
+
+    def score(self, cases: Sequence[EditCase], phase: str, notes: Callable[[EditCase], dict[str, Any]] | None = None) -> None:
+        """Score the model as it is now on some cases and write their lines."""
+        sampled = {case.case_id for case in self.cases[: self.fluency_cases]} if self.generation else set()
+        for fluency in (True, False):
+            chosen = [case for case in cases if (case.case_id in sampled) == fluency]
+            if not chosen:
+                continue
+            measures = Measures(generation=self.generation, fluency=fluency)
+            for case, said in zip(chosen, score_cases(self.lm, chosen, measures, seed=self.seed), strict=True):
+                self.write(case, phase, said, **(notes(case) if notes else {}))
+
+    def write(self, case: EditCase, phase: str, said: dict[str, Any], **notes: Any) -> None:
+        """One line of ``records.jsonl``."""
+        edit = case.edit.to_dict() if phase == "base" else {}
+        self.records.write({"case_id": case.case_id, "phase": phase, **edit, "said": said, **notes})
+
+    def base(self) -> None:
+        """Score the unedited model on every case, unless an earlier run did."""
+        todo = self.todo("base")
+        with task("Scoring the unedited model", total=len(todo)) as bar:
+            for chunk in chunks(todo, CHUNK):
+                self.score(chunk, "base")
+                bar.advance(len(chunk))
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items, ``size`` at a time."""
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
+
+
+def single(run: Run) -> dict[str, Metric]:
+    """Each edit alone; edits of a chunk are solved together where the method can share work."""
+    run.base()
+    todo = run.todo("after")
+    before = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
+    with task(f"Editing and scoring, one at a time ({run.method.info.name})", total=len(todo)) as bar:
+        for chunk in chunks(todo, CHUNK):
+            for case, solved, seconds in _solved(run, chunk):
+                _score_single(run, case, solved, seconds, before)
+                bar.advance()
+    return {}
+
+
+def _score_single(run: Run, case: EditCase, solved: Patch | ErrataError, seconds: float, before: float) -> None:
+    notes: dict[str, Any] = {"edit_cpu_seconds": seconds, "base_perplexity": before}
+    if isinstance(solved, ErrataError):
+        said = run.records.done[case.case_id, "base"]["said"]
+        run.write(case, "after", said, **notes, error=str(solved), perplexity=before)
+        return
+    with solved.applied(run.lm, verify=False):
+        after = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
+        method = {"method_notes": solved.card.notes, "relative_norm": solved.describe()["largest_relative_norm"]}
+        run.score([case], "after", lambda _: {**notes, **method, "perplexity": after})
+
+
+def _solved(run: Run, cases: Sequence[EditCase]) -> Iterator[tuple[EditCase, Patch | ErrataError, float]]:
+    """Each case with its patch, or with the reason why there is none."""
+    started = time.process_time()
+    try:
+        patches: list[Patch | ErrataError] = list(run.method.solve_each(run.lm, [case.edit for case in cases], run.config))
+        share = (time.process_time() - started) / len(cases)
+        yield from ((case, patch, share) for case, patch in zip(cases, patches, strict=True))
+    except (RequestError, NumericalError):
+        for case in cases:  # one bad request must not cost the others theirs
+            started = time.process_time()
+            try:
+                solved: Patch | ErrataError = run.method.solve(run.lm, [case.edit], run.config)
+            except (RequestError, NumericalError) as error:
+                solved = error
+            yield case, solved, time.process_time() - started
+
+
+def batch(run: Run) -> dict[str, Metric]:
+    """All edits in one call; the patch is kept in the run's folder, so a resumed run does not solve again."""
+    run.base()
+    before = window_nlls(run.lm, run.text)
+    place, seconds = run.folder / "patch", None
+    if place.is_dir():
+        patch = Patch.from_pretrained(place)
+    else:
+        started = time.process_time()
+        patch = run.method.solve(run.lm, [case.edit for case in run.cases], run.config)
+        seconds = (time.process_time() - started) / len(run.cases)
+        patch.save_pretrained(place)
+    with patch.applied(run.lm):
+        return _score_all(run, before, seconds)
+
+
+def sequential(run: Run) -> dict[str, Metric]:
+    """Batch after batch on the same model; each step's patch is kept, so a resumed run starts where it stopped."""
+    run.base()
+    before = window_nlls(run.lm, run.text)
+    steps = list(chunks(run.cases, run.batch_size or 1))
+    seconds, solved = 0.0, 0
+    with ExitStack() as stack, task(f"Editing in sequence ({run.method.info.name})", total=len(steps)) as bar:
+        for number, cases in enumerate(steps):
+            place = run.folder / "patches" / f"{number:05d}"
+            if place.is_dir():
+                patch = Patch.from_pretrained(place)
+                stack.enter_context(patch.applied(run.lm))
+            else:
+                started = time.process_time()
+                patch = run.method.solve(run.lm, [case.edit for case in cases], run.config)
+                seconds, solved = seconds + time.process_time() - started, solved + len(cases)
+                patch.save_pretrained(place)
+                stack.enter_context(patch.applied(run.lm, verify=False))
+            bar.advance()
+        return _score_all(run, before, seconds / solved if solved else None)
+
+
+def _score_all(run: Run, before: list[tuple[float, int]], seconds: float | None) -> dict[str, Metric]:
+    """Score every case on the model as it is now, and the held-out text."""
+    todo = run.todo("after")
+    with task("Scoring the edited model", total=len(todo)) as bar:
+        for chunk in chunks(todo, CHUNK):
+            run.score(chunk, "after", lambda _: {"edit_cpu_seconds": seconds})
+            bar.advance(len(chunk))
+    return perplexity_metrics(before, window_nlls(run.lm, run.text), seed=run.seed)
+
