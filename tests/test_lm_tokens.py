@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.plain_model import plain_log_probability
 from reference.samples import one_sentence
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -17,7 +17,7 @@ from errata.lm.generation import generate
 from errata.lm.tokens import chat_prompt, encode, joined, last_token_of, pad, pad_id, positions, target_ids
 from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.records import Edit
-from errata.testing import tiny, tiny_model, tiny_tokenizer
+from errata.testing import tiny_model, tiny_tokenizer
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(bos=True)
 
@@ -94,10 +94,12 @@ def test_any_subject_ends_in_its_lookup_token(before, subject, after, bos):
     text, span = before + subject + after, (len(before), len(before) + len(subject))
     encoded = encode(tokenizer, text)
     at = last_token_of(encoded, span)
-    upto, short = (list(encoded.ids[:n]) for n in (at + 1, at))
+    added = int(encoded.offsets[0] == (0, 0))  # a BOS that is not in the text
+    assert added == (bos and not text.startswith("<bos>"))
+    upto, short = (tokenizer.decode(list(encoded.ids[added:n])) for n in (at + 1, at))
     # The token may reach beyond the subject, never end before it; and the tokens before it do not suffice.
-    assert tokenizer.decode(upto, skip_special_tokens=True).startswith(text[: span[1]])
-    assert not tokenizer.decode(short, skip_special_tokens=True).startswith(text[: span[1]])
+    assert upto.startswith(text[: span[1]])
+    assert not short.startswith(text[: span[1]])
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,13 +183,8 @@ def test_a_target_that_is_a_special_token_is_refused():
         target_ids(PLAIN, "Rome is", "<eos>")
 
 
-def merging_tokenizer():
-    """A blank after the prompt is merged with what follows, so the target's ids are no suffix of the whole's."""
-    return PLAIN
-
-
 def test_a_merge_across_the_border_falls_back_to_the_targets_own_tokens():
-    # "Rome is the" + "y" would be read as "they"; a prompt that ends in a blank merges it with the next word.
+    # A prompt that ends in a blank merges it with the next word.
     ids = target_ids(PLAIN, "Rome is ", "old")
     assert PLAIN.decode(list(ids)).strip() == "old"
 
@@ -313,10 +310,7 @@ def test_a_pad_token_that_is_eos_changes_nothing():
 
 
 def test_an_eos_inside_the_text_is_a_token_like_others():
-    plain = load(tiny("gpt2"))
-    ids = encode(plain.tokenizer, "Rome<eos>is").ids
-    assert plain.tokenizer.eos_token_id in ids
-    with torch.no_grad():
-        logits = plain.model(torch.tensor([ids])).logits[0, -1].float().log_softmax(-1)
-    target = target_ids(plain.tokenizer, "Rome<eos>is", "old")
-    assert score(plain, [("Rome<eos>is", "old"), *PAIRS])[0].total == pytest.approx(float(logits[target[0]]), abs=1e-4) or len(target) > 1
+    prompt = encode(PLAIN, "Rome<eos>is").ids
+    assert PLAIN.eos_token_id in prompt
+    expected = plain_log_probability(LM.model, prompt, target_ids(PLAIN, "Rome<eos>is", "old"))
+    assert score(LM, [("Rome<eos>is", "old"), *PAIRS])[0].total == pytest.approx(float(expected.detach().sum()), abs=1e-4)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from errata.lm.language_model import LanguageModel
-from errata.lm.tokens import encode, pad, pad_id
+from errata.lm.tokens import pad, pad_id, prompt_ids
 
 ENDS = (".", "!", "?", "。", "！", "？")
 
@@ -75,8 +76,11 @@ def generate(
         seed: of the draw, which leaves the global generator as it was.
         batch_size: prompts a pass.
         skip_special_tokens: leave EOS and the like out of the text.
+
+    Raises:
+        RequestError: a prompt has no token.
     """
-    ids = [encode(lm.tokenizer, prompt).ids for prompt in prompts]
+    ids = [prompt_ids(lm.tokenizer, prompt) for prompt in prompts]
     out = generate_ids(
         lm, ids, max_new_tokens=max_new_tokens, stop=stop, sample=sample, temperature=temperature, top_k=top_k,
         seed=seed, batch_size=batch_size,
@@ -111,7 +115,7 @@ def generate_ids(
     )
     results: dict[int, list[int]] = {}
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    with torch.random.fork_rng(devices=_devices(lm)), torch.no_grad():
+    with torch.random.fork_rng(devices=_devices(lm)), torch.no_grad(), _no_settings_of_its_own(lm.model):
         torch.manual_seed(seed)
         for at in range(0, len(order), batch_size):
             chosen = order[at : at + batch_size]
@@ -123,6 +127,17 @@ def generate_ids(
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
                 results[i] = row if stop == "never" else _cut(lm, row, set(eos), natural=stop == "natural")
     return [results[i] for i in range(len(rows))]
+
+
+@contextmanager
+def _no_settings_of_its_own(model: Any) -> Iterator[None]:
+    """Without the checkpoint's generation settings, which would fill in (Qwen's repetition penalty) what is not given."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _cut(lm: LanguageModel, row: list[int], eos: set[int], *, natural: bool) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 
 from errata.lm.forward import SplitBatch
 from errata.lm.language_model import LanguageModel
-from errata.lm.tokens import encode, target_ids
+from errata.lm.tokens import encode, prompt_ids, target_ids
 
 ROWS_AT_ONCE = 48
 
@@ -34,9 +34,9 @@ def score(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
     """Score (prompt, continuation) pairs; the continuation's leading blank is added as text needs it.
 
     Raises:
-        RequestError: a continuation is empty or cannot be spelt by the tokenizer.
+        RequestError: a continuation is empty or cannot be spelt by the tokenizer, or a prompt has no token.
     """
-    encoded = [(encode(lm.tokenizer, p).ids, target_ids(lm.tokenizer, p, t)) for p, t in pairs]
+    encoded = [(prompt_ids(lm.tokenizer, p), target_ids(lm.tokenizer, p, t)) for p, t in pairs]
     order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i][0]), encoded[i][0]))
     scores: dict[int, Score] = {}
     for at in range(0, len(order), ROWS_AT_ONCE):

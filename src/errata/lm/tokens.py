@@ -22,7 +22,7 @@ class Encoded:
 
 
 def encode(tokenizer: Any, text: str) -> Encoded:
-    """Tokenise once, with the tokenizer's own special tokens and never a second BOS.
+    """Tokenise once, with the tokenizer's own special tokens, but never a second BOS nor an EOS that closes the text.
 
     Raises:
         ModelError: the tokenizer cannot give character offsets.
@@ -34,7 +34,22 @@ def encode(tokenizer: Any, text: str) -> Encoded:
         raise ModelError(
             "This tokenizer cannot give character offsets, which finding a subject needs: load its fast version."
         ) from None
-    return Encoded(tuple(out["input_ids"]), tuple((int(a), int(b)) for a, b in out["offset_mapping"]))
+    ids, offsets = tuple(out["input_ids"]), tuple((int(a), int(b)) for a, b in out["offset_mapping"])
+    if ids and ids[-1] == tokenizer.eos_token_id and offsets[-1] == (0, 0):
+        ids, offsets = ids[:-1], offsets[:-1]  # not in the text: the tokenizer put it there, and texts go on
+    return Encoded(ids, offsets)
+
+
+def prompt_ids(tokenizer: Any, prompt: str) -> tuple[int, ...]:
+    """The token ids of a text that something shall follow.
+
+    Raises:
+        RequestError: there are none, so there is no position from which to predict.
+    """
+    ids = encode(tokenizer, prompt).ids
+    if not ids:
+        raise RequestError("The prompt is empty, and this tokenizer puts no token before a text: give it some text.")
+    return ids
 
 
 def last_token_of(encoded: Encoded, span: tuple[int, int]) -> int:
@@ -70,8 +85,6 @@ def target_ids(tokenizer: Any, prompt: str, target: str) -> tuple[int, ...]:
     if not target.strip():
         raise RequestError(f"The target of {prompt!r} is empty: give the text that shall follow.")
     before, whole = encode(tokenizer, prompt).ids, encode(tokenizer, joined(prompt, target)).ids
-    if tokenizer.eos_token_id is not None and before and before[-1] == whole[-1] == tokenizer.eos_token_id:
-        before, whole = before[:-1], whole[:-1]  # a tokenizer that closes every text with EOS
     if whole[: len(before)] == before:
         ids = whole[len(before) :]
     else:  # a merge crosses the border: the target's own tokens, blank included

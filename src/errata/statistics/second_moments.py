@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -70,12 +70,12 @@ def second_moments(
     tokens = enough_tokens(lm, layers) if tokens is None else tokens
     if tokens < 2:
         raise ConfigError(f"A second moment from {tokens} tokens means nothing: use at least a few thousand.")
-    folder = _folder(fingerprint or lm.fingerprint(), corpus, tokens)
-    found = {} if rebuild else {layer: c for layer in layers if (c := _read(folder, layer, corpus, tokens)) is not None}
+    question = _Question(fingerprint or lm.fingerprint(), corpus.identity, tokens)
+    found = {} if rebuild else {layer: c for layer in layers if (c := _read(question, layer)) is not None}
     missing = sorted(set(layers) - set(found))
     if missing:
         for layer, moment in _measure(lm, missing, corpus, tokens).items():
-            _write(folder, moment, tokens)
+            _write(question, moment)
             found[layer] = moment
     return {layer: found[layer] for layer in layers}
 
@@ -123,23 +123,32 @@ def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: i
     return moments
 
 
-def _folder(fingerprint: str, corpus: Corpus, tokens: int) -> Path:
-    return cache_dir("second_moments", fingerprint[:24], f"{corpus.identity}-{tokens}")
+@dataclass(frozen=True)
+class _Question:
+    """What an answer in the cache must belong to; the layer is the file's."""
+
+    fingerprint: str
+    corpus: str
+    tokens: int
+
+    def file(self, layer: int) -> Path:
+        folder = cache_dir("second_moments", self.fingerprint[:24], f"{self.corpus}-{self.tokens}")
+        return folder / f"layer_{layer:03d}.safetensors"
 
 
 def _digest(matrix: Tensor) -> str:
     return hashlib.sha256(memoryview(matrix.contiguous().view(-1).view(torch.uint8).numpy())).hexdigest()
 
 
-def _write(folder: Path, moment: SecondMoment, tokens: int) -> None:
-    note = {"layer": moment.layer, "corpus": moment.corpus, "tokens": tokens, "count": moment.count, "sha256": _digest(moment.matrix)}
-    with atomic_file(folder / f"layer_{moment.layer:03d}.safetensors") as temporary:
+def _write(question: _Question, moment: SecondMoment) -> None:
+    note = {**asdict(question), "layer": moment.layer, "count": moment.count, "sha256": _digest(moment.matrix)}
+    with atomic_file(question.file(moment.layer)) as temporary:
         save_file({"second_moment": moment.matrix}, temporary, metadata={"errata": json.dumps(note)})
 
 
-def _read(folder: Path, layer: int, corpus: Corpus, tokens: int) -> SecondMoment | None:
+def _read(question: _Question, layer: int) -> SecondMoment | None:
     """What the cache holds, or None where there is nothing whole that belongs to this question."""
-    path = folder / f"layer_{layer:03d}.safetensors"
+    path = question.file(layer)
     if not path.is_file():
         return None
     try:
@@ -148,7 +157,7 @@ def _read(folder: Path, layer: int, corpus: Corpus, tokens: int) -> SecondMoment
             matrix = file.get_tensor("second_moment")
     except (SafetensorError, OSError, ValueError, KeyError):
         return None
-    asked = (layer, corpus.identity, tokens)
-    if (note.get("layer"), note.get("corpus"), note.get("tokens")) != asked or note.get("sha256") != _digest(matrix):
+    asked = {**asdict(question), "layer": layer, "sha256": _digest(matrix)}
+    if {name: note.get(name) for name in asked} != asked:
         return None
-    return SecondMoment(matrix, int(note["count"]), layer, corpus.identity)
+    return SecondMoment(matrix, int(note["count"]), layer, question.corpus)
