@@ -45,6 +45,7 @@ def patch(model, tmp_path_factory):
 def cli(capsys, tmp_path, monkeypatch):
     """Run a command line in an empty folder; gives (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
 
     def call(*arguments):
         with pytest.raises(SystemExit) as leaving:
@@ -55,29 +56,36 @@ def cli(capsys, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def took(monkeypatch):
+    """A tiny random model cannot be made to say anything in particular, so the judge is told to be content."""
+    monkeypatch.setattr("errata.bench.preview.strict_success", lambda answer, target: True)
+
+
 def document(result, code=0):
     assert result[0] == code, result
     return json.loads(result[1])
 
 
-def test_edit_names_its_folder_itself_and_never_writes_over_one(cli, model, tmp_path):
+def test_edit_names_its_folder_itself_and_never_writes_over_one(cli, model, tmp_path, took):
     code, out, _ = cli("edit", "--model", model, *FACT, *QUICK)
     assert code == 0
-    assert "Rome" in out
+    assert "What else moved" in out
     assert "errata apply" in out
     assert sorted(p.name for p in (tmp_path / "patches").iterdir()) == ["the-eiffel-tower-rome"]
     cli("edit", "--model", model, *FACT, *QUICK)
     assert (tmp_path / "patches" / "the-eiffel-tower-rome-2" / "patch.json").is_file()
 
 
-def test_edit_json_is_one_document(cli, model, tmp_path):
+def test_edit_json_is_one_document(cli, model, tmp_path, took):
     told = document(cli("edit", "--model", model, *FACT, *QUICK, "--out", "p", "--html", "page.html", "--json"))
     assert told["patch"] == "p"
     assert told["method"] == "r-rome"
     (row,) = told["edits"]
     assert row["target"] == TARGET
     assert row["took"] is True
-    assert row["p_after"] > row["p_before"]
+    assert 0 < row["p_before"] < 1
+    assert 0 < row["p_after"] < 1
     assert 0 <= told["controls"]["unchanged"] <= told["controls"]["n"] == len(told["controls"]["cases"]) == 20
     assert set(told["perplexity"]) == {"before", "after", "tokens"}
     assert set(told["seconds"]) == {"load", "edit", "check"}
@@ -102,6 +110,8 @@ def test_edit_of_a_file_uses_memit_and_quiet_prints_the_path_only(cli, model, tm
 
 def test_an_edit_that_does_not_take_is_kept_and_exits_with_1(cli, model, tmp_path):
     weak = ("--set", "steps=1", "--set", "learning_rate=1e-6")
+    told = document(cli("edit", "-m", model, *FACT, *QUICK, *weak, "--out", "q", "--json"), code=1)
+    assert told["edits"][0]["took"] is False
     code, out, _ = cli("edit", "-m", model, *FACT, *QUICK, *weak, "--out", "p")
     assert code == 1
     assert "did not take" in out
@@ -109,7 +119,7 @@ def test_an_edit_that_does_not_take_is_kept_and_exits_with_1(cli, model, tmp_pat
     assert (tmp_path / "p" / "patch.json").is_file()
 
 
-def test_replace_takes_the_place_of_a_patch(cli, model, tmp_path):
+def test_replace_takes_the_place_of_a_patch(cli, model, tmp_path, took):
     for _ in range(2):
         code, _, _ = cli("edit", "-m", model, *FACT, *QUICK, "--out", "p", "--replace", "--quiet")
         assert code == 0
@@ -273,7 +283,9 @@ def test_controls_have_nothing_to_do_with_the_edits():
     prompts = control_prompts([Edit(prompt="{} is in", subject="The Eiffel Tower", target_new="Rome")], 1000)
     assert len(prompts) > 100
     assert not any("Eiffel" in prompt for prompt in prompts)
-    assert control_prompts([Edit(prompt="{} is in", subject="e", target_new="Rome")], 20) == []
+    spread = control_prompts([Edit(prompt="{} is in", subject="The Eiffel Tower", target_new="Rome")], 20)
+    assert len(set(spread)) == 20
+    assert spread[0] == prompts[0]
 
 
 def test_the_model_is_as_it_was_after_a_preview(model, patch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ def refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(work)
 
     def call(*arguments, leaves=()):
+        capsys.readouterr()  # what saving a model said
         for extra in ((), ("--json",)):
             with pytest.raises(SystemExit) as leaving:
                 main.run([str(argument) for argument in (*arguments, *extra)])
@@ -128,10 +130,13 @@ def test_a_target_that_the_tokenizer_cannot_express(refused, model):
 def test_an_optimisation_that_is_not_finite(refused, tmp_path):
     broken, tokenizer = tiny("llama")
     with torch.no_grad():
-        broken.lm_head.weight.fill_(1e38)
+        broken.lm_head.weight.fill_(3e38)
     for part in (broken, tokenizer):
         part.save_pretrained(tmp_path / "broken")
-    assert "finite" in refused(*edit(tmp_path / "broken"))
+    flags = [part for flag in FACT.items() for part in flag]
+    assert "not a number" in refused(
+        "edit", "-m", tmp_path / "broken", *flags, "--corpus", "identity", "--set", "contexts=0"
+    )
 
 
 def test_a_full_disk_leaves_nothing(refused, model, monkeypatch):
@@ -159,7 +164,8 @@ def test_a_model_without_a_tokenizer(refused, tmp_path):
 def test_packed_weights(refused, model, monkeypatch):
     packed = tiny("llama")[0]
     packed.hf_quantizer = object()
-    monkeypatch.setattr("errata.lm.load._load_model", lambda *_, **__: packed)
+    # errata.lm.load is also the name of the function, which hides the module from a dotted path.
+    monkeypatch.setattr(sys.modules["errata.lm.load"], "_load_model", lambda *_, **__: packed)
     assert "packed" in refused(*edit(model))
 
 
@@ -225,7 +231,11 @@ def test_an_evaluation_is_refused_before_a_model_is_loaded(refused, flags, words
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(("--layers", "five"), "--layers"), (("--corpus", "identity"), "no text"), (("--corpus", "gone.txt"), "no corpus")],
+    [
+        (("--layers", "five"), "--layers"),
+        (("--corpus", "identity"), "no text"),
+        (("--corpus", "gone.txt"), "no corpus"),
+    ],
 )
 def test_statistics_are_refused_before_a_model_is_loaded(refused, flags, words):
     assert words in refused("stats", "-m", NOWHERE, *flags)

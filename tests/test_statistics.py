@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib import import_module
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from errata.methods.locate_then_edit.moments import metrics_for
 from errata.patch import LowRank, Patch
 from errata.records import Edit
 from errata.statistics import open_corpus, second_moments
-from errata.statistics import second_moments as package_level
 from errata.statistics.corpora import WINDOW, SelfSampled, TextFiles
 from errata.statistics.second_moments import TOKENS_PER_WIDTH, enough_tokens
 from errata.testing import FAMILIES, tiny
 
+MODULE = import_module("errata.statistics.second_moments")  # the package's attribute of that name is the function
 LINES = [
     "The city of Marlow stands on the river Tane, and the river divides the old town from the new.",
     "Anna Petrova was born in Marlow.",
@@ -78,9 +79,9 @@ def test_second_moments_equal_a_plain_loop(family, text, passes):
 def test_many_batches_give_the_same_as_one(text, monkeypatch, passes):
     lm, corpus = load(tiny("llama")), open_corpus(str(text))
     one = second_moments(lm, [1], corpus, tokens=400)
-    monkeypatch.setattr("errata.statistics.second_moments.BATCH_TOKENS", 40)
+    monkeypatch.setattr(MODULE, "BATCH_TOKENS", 10)
     many = second_moments(lm, [1], corpus, tokens=400, rebuild=True)
-    assert len(passes) > 4
+    assert len(passes) > 3
     assert many[1].count == one[1].count
     torch.testing.assert_close(many[1].matrix, one[1].matrix, atol=1e-5, rtol=1e-4)
 
@@ -129,7 +130,7 @@ def test_a_layer_that_cannot_be_edited_is_refused(text):
 def test_keys_that_are_not_finite_are_refused_and_not_kept(text):
     lm = load(tiny("llama"))
     with torch.no_grad():
-        lm.model.model.layers[1].mlp.up_proj.weight.fill_(1e30)
+        lm.model.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
     with pytest.raises(NumericalError, match="not finite") as error:
         second_moments(lm, [2], open_corpus(str(text)), tokens=50)
     assert one_sentence(error)
@@ -244,7 +245,7 @@ def test_an_interrupted_measurement_leaves_no_file(text, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("errata.statistics.second_moments.save_file", interrupted)
+    monkeypatch.setattr(MODULE, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         second_moments(lm, [0], open_corpus(str(text)), tokens=100)
     assert [p for p in cache_dir().rglob("*") if p.is_file()] == []
@@ -317,4 +318,3 @@ def test_a_corpus_that_is_not_there_is_refused(tmp_path):
 def test_a_corpus_object_is_taken_as_it_is():
     corpus = SelfSampled(3)
     assert open_corpus(corpus) is corpus
-    assert package_level is second_moments

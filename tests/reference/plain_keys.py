@@ -17,8 +17,7 @@ def plain_second_moment(model, windows, path):
     """(mean of k kᵀ in float64, how many k) over every token of the windows but each window's first."""
     total, count = 0.0, 0
     for window in windows:
-        for position in range(1, len(window)):
-            key = seen_at(model, window, path, position)[0].double()
+        for key in seen_at(model, window, path, slice(1, None))[0].double():
             total = total + torch.outer(key, key)
             count += 1
     return total / count, count

@@ -42,7 +42,7 @@ def adding(model, path, position, value):
 
 
 def seen_at(model, ids, path, position):
-    """What a module takes and gives at one position of one row: (input [m], output [d]), in float32."""
+    """What a module takes and gives at one position (or a slice) of one row: (input [m], output [d]), in float32."""
     seen = {}
 
     def hook(_module, args, kwargs, output):

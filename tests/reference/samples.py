@@ -12,6 +12,14 @@ EDITS = (
     Edit(prompt="The river {} flows to", subject="Orla", target_new="Stockholm"),
 )
 
+# The subject last and targets of one token: a shift there reaches the prediction directly, so random models learn these.
+LATE = (
+    Edit(prompt="People say of {}", subject="Rome", target_new="city"),
+    Edit(prompt="They called {}", subject="Maria Gonzalez", target_new="German"),
+    Edit(prompt="In the old town, people say of {}", subject="Professor James Whitman", target_new="river"),
+    Edit(prompt="It was {}", subject="Orla", target_new="newspaper"),
+)
+
 CONTEXTS = ("", "The river is wide. ", "Where was she? She was. ")
 
 

@@ -15,13 +15,13 @@ ROWS_AT_ONCE = 256
 
 
 def context_weights(contexts: int, *, bare: float) -> Tensor:
-    """Weights [contexts] that sum to one: ``bare`` for the bare prompt, the rest spread evenly over the others.
+    """Weights [contexts], float64, that sum to one: ``bare`` for the bare prompt, the rest spread evenly over the others.
 
     MEMIT averages within each kind of context first (bare = 1/2); ROME weighs all alike (bare = 1/contexts).
     """
     if contexts == 1:
-        return torch.ones(1)
-    weights = torch.full((contexts,), (1.0 - bare) / (contexts - 1))
+        return torch.ones(1, dtype=torch.float64)
+    weights = torch.full((contexts,), (1.0 - bare) / (contexts - 1), dtype=torch.float64)
     weights[0] = bare
     return weights
 

@@ -142,8 +142,8 @@ def solve_value(metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *
     Returns:
         left [d, 1] and right [1, m]: R-ROME's satisfy (W + left right) · mean key = v*.
     """
-    weights = context_weights(len(keys), bare=1.0 / len(keys)).to(keys)
-    mean_key, mean_output = (weights @ keys).double(), (weights @ outputs).double()
+    weights = context_weights(len(keys), bare=1.0 / len(keys)).to(keys.device)
+    mean_key, mean_output = weights @ keys.double(), weights @ outputs.double()
     if one_key:
         return rank_one(metric, mean_key, target.double() - mean_output)
     return rank_one(metric, mean_key, target.double() - outputs[0].double(), read_at=keys[0])

@@ -95,7 +95,13 @@ def optimise_values(
     order = sorted(range(len(rewrites)), key=lambda i: len(rewrites[i].prompts[0].ids) - rewrites[i].prompts[0].lookup)
     size = max(1, ROWS_AT_ONCE // (len(rewrites[0].prompts) + 1))
     parts = []
-    with frozen(lm.model), task(f"Values of {len(rewrites)} edit(s)", total=len(rewrites)) as bar:
+    # Gradients are wanted here even where the caller has switched them off.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen(lm.model),
+        task(f"Values of {len(rewrites)} edit(s)", total=len(rewrites)) as bar,
+    ):
         for at in range(0, len(order), size):
             chunk = _Chunk(lm, [rewrites[i] for i in order[at : at + size]], layer, settings, site)
             parts.append(chunk.optimise(bar))
