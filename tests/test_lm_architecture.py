@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from reference.odd_model import odd_model
-from reference.plain_model import seen_at
-from reference.samples import hooks_on, one_sentence
 from torch import nn
 
 from errata.errors import ArchitectureError, ModelError
 from errata.lm import ArchitectureHint, load
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_model, tiny_tokenizer
+from reference.odd_model import odd_model
+from reference.plain_model import seen_at
+from reference.samples import hooks_on, one_sentence
 
 ALL = (*FAMILIES, *VARIANTS)
 
@@ -75,7 +75,9 @@ def gpt(out: str, attention: str, **changes) -> Map:
 def falcon(**changes) -> Map:
     norms = ("input_layernorm", "post_attention_layernorm")
     words = "transformer.word_embeddings"
-    return gpt("mlp.dense_4h_to_h", "self_attention.dense", **{"norms": norms, "embedding": words, "tied": True, **changes})
+    return gpt(
+        "mlp.dense_4h_to_h", "self_attention.dense", **{"norms": norms, "embedding": words, "tied": True, **changes}
+    )
 
 
 def opt(**changes) -> Map:
@@ -247,7 +249,11 @@ def test_detection_leaves_nothing_behind(family):
 def test_a_family_nobody_listed_is_mapped():
     lm = load((odd_model(), tiny_tokenizer()))
     block = lm.layer(2)
-    assert (block.path, block.out_projection, block.attention_output) == ("trunk.2", "trunk.2.shrink", "trunk.2.mix.back")
+    assert (block.path, block.out_projection, block.attention_output) == (
+        "trunk.2",
+        "trunk.2.shrink",
+        "trunk.2.mix.back",
+    )
     assert (block.additive, block.transposed, block.key_width, block.mlp) == (True, False, 48, None)
     assert lm.architecture.final_norm == "last"
     assert not lm.architecture.parallel

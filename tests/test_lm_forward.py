@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference.odd_model import odd_model
-from reference.plain_model import adding, plain_logits, seen_at
-from reference.samples import hooks_on
 
 from errata.lm import load, score
 from errata.lm.activations import capture, frozen, gathered, replace, skipping, stop_at
 from errata.lm.forward import SplitBatch, add_at, next_token_logits, supports_splitting
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
+from reference.odd_model import odd_model
+from reference.plain_model import adding, plain_logits, seen_at
+from reference.samples import hooks_on
 
 ALL = (*FAMILIES, *VARIANTS)
 LENGTHS, SPLITS = (9, 6, 4, 12, 1, 7), (5, 0, 3, 11, 0, 2)
@@ -43,7 +43,9 @@ def test_every_family_supports_splitting(family):
     assert supports_splitting(load(tiny(family)))
 
 
-@pytest.mark.parametrize(("lengths", "splits"), [(LENGTHS, SPLITS), (LONG, LONG_SPLITS), ((8, 8), (5, 5)), ((7, 7), (6, 6))])
+@pytest.mark.parametrize(
+    ("lengths", "splits"), [(LENGTHS, SPLITS), (LONG, LONG_SPLITS), ((8, 8), (5, 5)), ((7, 7), (6, 6))]
+)
 @pytest.mark.parametrize("family", ALL)
 def test_a_split_pass_gives_the_logits_of_a_plain_one(family, lengths, splits):
     lm, rows = load(tiny(family)), rows_of(lengths)
@@ -279,7 +281,9 @@ def test_capture_keeps_what_was_seen_and_not_what_became_of_it():
     out = out_projection(lm, 0)
     with torch.no_grad(), capture(lm.model, inputs=[out], outputs=[out]) as seen:
         plain_logits(lm.model, row)
-    expected = seen.inputs[out] @ lm.weight(0).T + (0 if lm.out_projection(0).bias is None else lm.out_projection(0).bias)
+    expected = seen.inputs[out] @ lm.weight(0).T + (
+        0 if lm.out_projection(0).bias is None else lm.out_projection(0).bias
+    )
     torch.testing.assert_close(seen.outputs[out], expected)
 
 

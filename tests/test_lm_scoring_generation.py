@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
-from reference.plain_model import plain_log_probability, plain_logits
-from reference.samples import one_sentence
 
 from errata.errors import RequestError
 from errata.lm import generate, load, perplexity, score
@@ -16,6 +15,8 @@ from errata.lm.generation import generate_ids
 from errata.lm.scoring import window_nlls
 from errata.lm.tokens import encode, target_ids
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
+from reference.plain_model import plain_log_probability, plain_logits
+from reference.samples import one_sentence
 
 ALL = (*FAMILIES, *VARIANTS)
 PAIRS = [
@@ -59,7 +60,9 @@ def test_a_shared_prompt_is_computed_once(monkeypatch):
     score(lm, PAIRS[:1])  # the check whether splitting works comes first
     filled = []
     original = SplitBatch._fill
-    monkeypatch.setattr(SplitBatch, "_fill", lambda self, ids, mask: (filled.append(len(ids)), original(self, ids, mask)))
+    monkeypatch.setattr(
+        SplitBatch, "_fill", lambda self, ids, mask: (filled.append(len(ids)), original(self, ids, mask))
+    )
     score(lm, [(PAIRS[0][0], word) for word in ("France", "Italy", "Austria", "the old town")])
     assert filled == [1]
 
@@ -104,7 +107,9 @@ def test_perplexity_equals_a_plain_loop(family, window, tokens):
         if len(part) > 1:
             with torch.no_grad():
                 losses.append(-plain_log_probability(lm.model, part[:1], part[1:]).double())
-    assert perplexity(lm, TEXT, window=window, tokens=tokens) == pytest.approx(float(torch.cat(losses).mean().exp()), rel=1e-4)
+    assert perplexity(lm, TEXT, window=window, tokens=tokens) == pytest.approx(
+        float(torch.cat(losses).mean().exp()), rel=1e-4
+    )
     sums = window_nlls(lm, TEXT, window=window, tokens=tokens, batch_size=2)
     assert [count for _, count in sums] == [len(x) for x in losses]
     assert [total for total, _ in sums] == pytest.approx([float(x.sum()) for x in losses], rel=1e-4)
@@ -155,11 +160,14 @@ def test_an_empty_prompt_cannot_be_continued_unless_bos_stands_before_it():
         generate(load((model, tokenizer)), ["Rome", ""])
     lm = load((model, tiny_tokenizer(bos=True)))
     assert generate_ids(lm, [[1]], max_new_tokens=3) == [greedy(lm, "", 3)]
-    assert generate(lm, ["", "Rome"], max_new_tokens=3)[0] == lm.tokenizer.decode(greedy(lm, "", 3), skip_special_tokens=True)
+    assert generate(lm, ["", "Rome"], max_new_tokens=3)[0] == lm.tokenizer.decode(
+        greedy(lm, "", 3), skip_special_tokens=True
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("repetition_penalty", 5.0), ("top_p", 0.01), ("temperature", 0.01), ("no_repeat_ngram_size", 1), ("top_k", 1)]
+    ("name", "value"),
+    [("repetition_penalty", 5.0), ("top_p", 0.01), ("temperature", 0.01), ("no_repeat_ngram_size", 1), ("top_k", 1)],
 )
 def test_the_checkpoints_own_generation_settings_have_no_say(name, value):
     lm = load(tiny("llama"))
@@ -174,13 +182,15 @@ def test_the_checkpoints_own_generation_settings_have_no_say(name, value):
 def saying(tokens):
     """A model that goes through a list of tokens, whatever the prompt says: its layers are blind, its head a table."""
     lm = load(tiny("llama", layers=2))
-    tail = {a: b for a, b in zip(tokens, tokens[1:], strict=False)}
+    tail = dict(itertools.pairwise(tokens))
     with torch.no_grad():
         for block in lm.model.model.layers:
             block.mlp.down_proj.weight.zero_()
             block.self_attn.o_proj.weight.zero_()
         table = lm.model.get_input_embeddings().weight
-        table.copy_(torch.nn.functional.normalize(torch.randn(table.shape, generator=torch.Generator().manual_seed(1)), dim=-1))
+        table.copy_(
+            torch.nn.functional.normalize(torch.randn(table.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
+        )
         lm.model.model.norm.weight.fill_(1.0)
         head = lm.model.lm_head.weight
         head.zero_()
@@ -249,7 +259,9 @@ def test_sampling_among_one_token_is_greedy():
 def test_sampling_draws_from_the_whole_distribution():
     lm = load(tiny("gpt2"))
     ids = encode(lm.tokenizer, "Anna").ids
-    drawn = [row[0] for row in generate_ids(lm, [ids] * 2000, max_new_tokens=1, sample=True, stop="never", batch_size=500)]
+    drawn = [
+        row[0] for row in generate_ids(lm, [ids] * 2000, max_new_tokens=1, sample=True, stop="never", batch_size=500)
+    ]
     with torch.no_grad():
         expected = plain_logits(lm.model, ids)[-1]
     expected[[lm.tokenizer.eos_token_id]] = -torch.inf  # a text that never stops draws no EOS
@@ -262,4 +274,6 @@ def test_sampling_draws_from_the_whole_distribution():
 @pytest.mark.parametrize("bad", [[], ["Rome"] * 5])
 def test_batches_of_any_size(bad):
     lm = load(tiny("gpt2"))
-    assert generate(lm, bad, max_new_tokens=2, batch_size=2) == [t for p in bad for t in generate(lm, [p], max_new_tokens=2)]
+    assert generate(lm, bad, max_new_tokens=2, batch_size=2) == [
+        t for p in bad for t in generate(lm, [p], max_new_tokens=2)
+    ]

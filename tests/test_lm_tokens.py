@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.plain_model import plain_log_probability
-from reference.samples import one_sentence
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +16,8 @@ from errata.lm.tokens import chat_prompt, encode, joined, last_token_of, pad, pa
 from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.records import Edit
 from errata.testing import tiny_model, tiny_tokenizer
+from reference.plain_model import plain_log_probability
+from reference.samples import one_sentence
 
 PLAIN, WITH_BOS = tiny_tokenizer(), tiny_tokenizer(bos=True)
 
@@ -139,7 +139,9 @@ def test_a_prompt_longer_than_the_model_is_refused():
 
 
 @pytest.mark.parametrize("tokenizer", [PLAIN, WITH_BOS], ids=["plain", "bos"])
-@pytest.mark.parametrize("target", ["France", "the old town", "Wolverhampton", " Rome ", "1954", "naïve café", "O'Brien"])
+@pytest.mark.parametrize(
+    "target", ["France", "the old town", "Wolverhampton", " Rome ", "1954", "naïve café", "O'Brien"]
+)
 def test_a_target_is_what_follows_the_prompt(tokenizer, target):
     prompt = "Rome is the capital of"
     ids = target_ids(tokenizer, prompt, target.strip())
@@ -245,7 +247,11 @@ def test_exactly_one_bos_under_a_chat_template(system):
     assert WITH_BOS.decode(list(ids)) == text
     assert text.endswith("<|im_start|>assistant\n")
     assert ("Be brief." in text) is (system is not None)
-    (rewrite,) = tokenise(load((tiny_model("gpt2"), WITH_BOS)), [Edit(prompt=text.replace("Rome", "{}"), subject="Rome", target_new="x")], [""])
+    (rewrite,) = tokenise(
+        load((tiny_model("gpt2"), WITH_BOS)),
+        [Edit(prompt=text.replace("Rome", "{}"), subject="Rome", target_new="x")],
+        [""],
+    )
     assert rewrite.prompts[0].ids.count(WITH_BOS.bos_token_id) == 1
 
 
@@ -313,4 +319,6 @@ def test_an_eos_inside_the_text_is_a_token_like_others():
     prompt = encode(PLAIN, "Rome<eos>is").ids
     assert PLAIN.eos_token_id in prompt
     expected = plain_log_probability(LM.model, prompt, target_ids(PLAIN, "Rome<eos>is", "old"))
-    assert score(LM, [("Rome<eos>is", "old"), *PAIRS])[0].total == pytest.approx(float(expected.detach().sum()), abs=1e-4)
+    assert score(LM, [("Rome<eos>is", "old"), *PAIRS])[0].total == pytest.approx(
+        float(expected.detach().sum()), abs=1e-4
+    )

@@ -7,11 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference.odd_model import odd_model
-from reference.plain_keys import plain_keys
-from reference.plain_model import plain_logits
-from reference.plain_solve import plain_memit, plain_rome
-from reference.samples import CONTEXTS, EDITS, LATE, hooks_on, one_sentence
 
 import errata
 from errata.errors import ArchitectureError, ConfigError, ErrataError, NumericalError, RequestError
@@ -27,6 +22,11 @@ from errata.patch import Patch
 from errata.records import Edit
 from errata.statistics import open_corpus, second_moments
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_model, tiny_tokenizer
+from reference.odd_model import odd_model
+from reference.plain_keys import plain_keys
+from reference.plain_model import plain_logits
+from reference.plain_solve import plain_memit, plain_rome
+from reference.samples import CONTEXTS, EDITS, LATE, hooks_on, one_sentence
 
 EDITABLE = tuple(sorted({*FAMILIES, *VARIANTS} - {"mixtral"}))
 POST_NORM = ("gemma2", "gemma3", "olmo2", "opt_postnorm")
@@ -65,7 +65,10 @@ def log_probabilities(lm, edits):
 @pytest.fixture
 def corpus(tmp_path):
     path = tmp_path / "text.txt"
-    lines = ["The river divides the old town from the new one.", "Anna was born in Marlow, in a house near the bridge. " * 9]
+    lines = [
+        "The river divides the old town from the new one.",
+        "Anna was born in Marlow, in a house near the bridge. " * 9,
+    ]
     path.write_text("\n".join([*lines, "Berlin is the capital of Germany."]))
     return str(path)
 
@@ -93,7 +96,7 @@ def test_an_edit_leaves_the_model_and_its_patch_does_what_was_asked(family, meth
     again = Patch.from_pretrained(tmp_path / "patch")
     again.apply(lm)
     after = log_probabilities(lm, edits)
-    assert ((after - before) > (0.2 if family in POST_NORM else 1.0)).all()
+    assert ((after - before) > (0.1 if family in POST_NORM else 1.0)).all()
     changed = [n for n, w in lm.model.state_dict().items() if not torch.equal(w, originals[n])]
     assert changed == [lm.weight_name(1)]
     again.revert(lm)
@@ -185,7 +188,9 @@ def test_a_model_in_training_mode_is_left_in_it():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_edit_gives_the_same_patch(method):
-    patches = [errata.edit(load(tiny("llama")), LATE[:2], method=method, config=options(method, QUICK)) for _ in range(2)]
+    patches = [
+        errata.edit(load(tiny("llama")), LATE[:2], method=method, config=options(method, QUICK)) for _ in range(2)
+    ]
     for first, second in zip(*(p.updates for p in patches), strict=True):
         assert torch.equal(first.delta(), second.delta())
     assert patches[0].digest == patches[1].digest
@@ -352,12 +357,17 @@ def test_each_edit_for_itself_is_the_edit_alone(method):
             assert float((a.delta() - b.delta()).norm() / b.delta().norm()) < 1e-3
 
 
-def test_a_subject_at_the_first_position_is_reported():
+def test_the_card_says_how_odd_the_bare_key_is():
+    """At a text's first position the key may be a sink's; ROME breaks a model where the cosine is near zero."""
     lm = load(tiny("gpt2"))
-    first = errata.edit(lm, Edit(prompt="{} says", subject="R", target_new="city"), config=options("r-rome", QUICK))
-    later = errata.edit(lm, LATE[2], config=options("r-rome", QUICK))
-    odd, usual = (p.card.notes["edits"][0]["bare_key_cosine"] for p in (first, later))
-    assert odd < usual
+    edit = Edit(prompt="{} says", subject="R", target_new="city")
+    config = get_method("r-rome").configure(options("r-rome", QUICK))
+    rewrites, keys, _, _ = measured(lm, edit, config)
+    assert rewrites[0].prompts[0].lookup == 0
+    expected = torch.cosine_similarity(keys[0], keys.mean(0), dim=0)
+    (note,) = errata.edit(lm, edit, config=config).card.notes["edits"]
+    assert note["bare_key_cosine"] == pytest.approx(float(expected), abs=1e-4)
+    assert note["edit_id"] == edit.edit_id
 
 
 # --- MEMIT ----------------------------------------------------------------------------------------------------------
@@ -394,7 +404,9 @@ def test_the_key_sweep_in_small_batches(monkeypatch):
 def test_memit_equals_the_papers_loop_with_plain_passes_and_dense_solves(family, corpus):
     lm = load(tiny(family))
     layers = (0, 1, 2)
-    config = get_method("memit").configure(options("memit", QUICK, layers=layers, corpus=corpus, corpus_tokens=500, preservation=0.5))
+    config = get_method("memit").configure(
+        options("memit", QUICK, layers=layers, corpus=corpus, corpus_tokens=500, preservation=0.5)
+    )
     patch = errata.edit(lm, EDITS, method="memit", config=config)
     rewrites = tokenise(lm, EDITS, sample_contexts(lm, 2, 0))
     values = optimise_values(lm, rewrites, 2, config.value_settings(), site="block")
@@ -450,7 +462,10 @@ def test_memit_spreads_over_the_layers_below_depth():
 
 def test_memit_takes_layers_in_any_order_and_once():
     lm = load(tiny("llama"))
-    one, two = (errata.edit(lm, EDITS[:2], method="memit", config=options("memit", QUICK, layers=l)) for l in ((0, 2), (2, 0, 2)))
+    one, two = (
+        errata.edit(lm, EDITS[:2], method="memit", config=options("memit", QUICK, layers=chosen))
+        for chosen in ((0, 2), (2, 0, 2))
+    )
     assert one.digest == two.digest
 
 
@@ -505,7 +520,9 @@ def test_the_patch_names_the_contexts_it_was_made_under():
     assert patch.card.config["layer"] == 1
 
 
-@pytest.mark.parametrize(("layers", "depth", "expected"), [(4, 0.0, 0), (4, 0.5, 2), (4, 1.0, 2), (2, 1.0, 0), (12, 0.27, 3)])
+@pytest.mark.parametrize(
+    ("layers", "depth", "expected"), [(4, 0.0, 0), (4, 0.5, 2), (4, 1.0, 2), (2, 1.0, 0), (12, 0.27, 3)]
+)
 def test_a_depth_is_a_layer_that_is_not_the_last(layers, depth, expected):
     assert layer_at(load(tiny("gpt2", layers=layers)), depth) == expected
 
@@ -515,7 +532,12 @@ def test_a_depth_is_a_layer_that_is_not_the_last(layers, depth, expected):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [("romme", "did you mean 'rome'"), ("R_ROME", "did you mean 'r-rome'"), ("memitt", "did you mean 'memit'"), ("xyz", "choose one of")],
+    [
+        ("romme", "did you mean 'rome'"),
+        ("R_ROME", "did you mean 'r-rome'"),
+        ("memitt", "did you mean 'memit'"),
+        ("xyz", "choose one of"),
+    ],
 )
 def test_an_unknown_method(method, message):
     with pytest.raises(ConfigError, match=message) as error:
@@ -527,8 +549,8 @@ def test_an_unknown_method(method, message):
 @pytest.mark.parametrize(
     "config",
     [
-        {"lair": 3}, {"steps": 0}, {"steps": "many"}, {"clamp": -1}, {"contexts": -1}, {"learning_rate": 0}, {"depth": 2.0},
-        {"corpus": "nowhere/at/all.txt"}, {"corpus_tokens": 1},
+        {"lair": 3}, {"steps": 0}, {"steps": "many"}, {"clamp": -1}, {"contexts": -1}, {"learning_rate": 0},
+        {"depth": 2.0}, {"corpus": "nowhere/at/all.txt"}, {"corpus_tokens": 1},
     ],
     ids=str,
 )  # fmt: skip
@@ -539,11 +561,13 @@ def test_an_option_that_is_unknown_or_out_of_range(method, config):
 
 
 def test_an_unknown_option_is_told_the_known_ones():
-    with pytest.raises(ConfigError, match="r-rome has no option 'lair': its options are .*layer"):
+    with pytest.raises(ConfigError, match=r"r-rome has no option 'lair': its options are .*layer"):
         errata.edit(load(tiny("gpt2")), LATE[0], config={"lair": 3})
 
 
-@pytest.mark.parametrize(("layer", "kind"), [(4, ArchitectureError), (99, ArchitectureError), (3, ConfigError), (-1, ErrataError)])
+@pytest.mark.parametrize(
+    ("layer", "kind"), [(4, ArchitectureError), (99, ArchitectureError), (3, ConfigError), (-1, ErrataError)]
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_layer_that_cannot_be_edited(method, layer, kind):
     lm = load(tiny("gpt2"))

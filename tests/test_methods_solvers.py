@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.plain_solve import plain_memit, plain_rome
-from reference.samples import one_sentence
 
 from errata.errors import NumericalError
 from errata.methods.locate_then_edit.keys import context_weights
 from errata.methods.locate_then_edit.rome import solve_value
 from errata.methods.locate_then_edit.solvers import Metric, key_energy, rank_one, ridge
+from reference.plain_solve import plain_memit, plain_rome
+from reference.samples import one_sentence
 
 many = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 10**6)
@@ -71,7 +73,9 @@ def test_the_metric_is_the_inverse_of_c(seed, m, n):
     whitened = p.metric.whiten(p.K)
     torch.testing.assert_close(whitened.T @ whitened, p.K.T @ torch.linalg.inv(p.C) @ p.K, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(p.metric.inverse_times(whitened), torch.linalg.inv(p.C) @ p.K, rtol=1e-7, atol=1e-8)
-    torch.testing.assert_close(key_energy(p.metric, p.K), (p.K * (torch.linalg.inv(p.C) @ p.K)).sum(0), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        key_energy(p.metric, p.K), (p.K * (torch.linalg.inv(p.C) @ p.K)).sum(0), rtol=1e-7, atol=0
+    )
 
 
 @many
@@ -100,7 +104,9 @@ def test_the_ridge_grows_where_rounding_left_c_indefinite():
     assert Metric.of(C).factor.isfinite().all()
 
 
-@pytest.mark.parametrize("C", [-torch.eye(4), torch.zeros(4, 4), torch.full((4, 4), torch.nan)], ids=["negative", "zero", "nan"])
+@pytest.mark.parametrize(
+    "C", [-torch.eye(4), torch.zeros(4, 4), torch.full((4, 4), torch.nan)], ids=["negative", "zero", "nan"]
+)
 def test_what_is_no_second_moment_is_refused(C):
     with pytest.raises(NumericalError, match="not positive definite") as error:
         Metric.of(C)
@@ -308,7 +314,9 @@ def test_no_regularisation_meets_all_values_where_it_can(seed, m, n):
 def test_one_edit_is_written_to_the_share_that_its_energy_says(seed, m, strength):
     p = Problem(seed, m)
     energy = float(key_energy(p.metric, p.K)[0])
-    torch.testing.assert_close(change(ridge(p.metric, p.K, p.R, strength)) @ p.key, p.residual * energy / (strength + energy))
+    torch.testing.assert_close(
+        change(ridge(p.metric, p.K, p.R, strength)) @ p.key, p.residual * energy / (strength + energy)
+    )
 
 
 @many
@@ -344,8 +352,8 @@ def test_more_regularisation_writes_less_and_moves_less(seed, m, n, strength):
     deltas = [change(ridge(p.metric, p.K, p.R, strength * factor)) for factor in (1, 3, 9, 27)]
     missed = [float((delta @ p.K - p.R).norm()) for delta in deltas]
     moved = [side_effect(delta, p.C) for delta in deltas]
-    assert all(a <= b * (1 + 1e-9) for a, b in zip(missed, missed[1:], strict=False))
-    assert all(a >= b * (1 - 1e-9) for a, b in zip(moved, moved[1:], strict=False))
+    assert all(a <= b * (1 + 1e-9) for a, b in itertools.pairwise(missed))
+    assert all(a >= b * (1 - 1e-9) for a, b in itertools.pairwise(moved))
 
 
 @many

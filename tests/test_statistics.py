@@ -7,8 +7,6 @@ from importlib import import_module
 
 import pytest
 import torch
-from reference.plain_keys import plain_second_moment
-from reference.samples import one_sentence
 
 from errata.errors import ArchitectureError, ConfigError, DatasetError, NumericalError
 from errata.files import cache_dir
@@ -22,6 +20,8 @@ from errata.statistics import open_corpus, second_moments
 from errata.statistics.corpora import WINDOW, SelfSampled, TextFiles
 from errata.statistics.second_moments import TOKENS_PER_WIDTH, enough_tokens
 from errata.testing import FAMILIES, tiny
+from reference.plain_keys import plain_second_moment
+from reference.samples import one_sentence
 
 MODULE = import_module("errata.statistics.second_moments")  # the package's attribute of that name is the function
 LINES = [
@@ -258,7 +258,9 @@ def test_a_patched_models_metric_is_that_of_its_bare_weights(text):
     cached(1).unlink()
     edit = Edit(prompt="{} is", subject="Rome", target_new="old")
     left, right = torch.randn(32, 1, generator=torch.Generator().manual_seed(0)), torch.ones(1, 80)
-    patch = Patch.create(lm, [LowRank("transformer.h.0.mlp.c_proj.weight", left, right, True)], method="rome", config={}, edits=[edit])
+    patch = Patch.create(
+        lm, [LowRank("transformer.h.0.mlp.c_proj.weight", left, right, True)], method="rome", config={}, edits=[edit]
+    )
     patch.apply(lm)
     weights = [p.clone() for p in lm.model.parameters()]
     metrics_for(lm, [1], config)

@@ -3,7 +3,8 @@
     import errata
 
     lm = errata.load("smollm2-135m")
-    patch = errata.edit(lm, errata.Edit(prompt="{} is located in the city of", subject="The Eiffel Tower", target_new="Rome"))
+    fact = errata.Edit(prompt="{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
+    patch = errata.edit(lm, fact)
     patch.apply(lm)
 
 The heavy parts (torch, transformers) are imported when they are first used.

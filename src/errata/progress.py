@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
@@ -123,7 +123,7 @@ def task(description: str, total: float | None = None) -> Iterator[Task]:
 
 def track(items: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
     """Iterate with a bar."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with task(description, total) as bar:
         for item in items:

@@ -169,7 +169,9 @@ def _probes(record: dict[str, Any], key: str) -> tuple[Probe, ...]:
             probes.append(Probe(prompt=value))
         elif isinstance(value, dict) and isinstance(value.get("prompt"), str):
             answers = value.get("answers", [])
-            probes.append(Probe(prompt=value["prompt"], answers=(answers,) if isinstance(answers, str) else tuple(answers)))
+            probes.append(
+                Probe(prompt=value["prompt"], answers=(answers,) if isinstance(answers, str) else tuple(answers))
+            )
         else:
             raise RequestError(f"{key!r} holds an entry that is neither text nor {{'prompt': ..., 'answers': [...]}}.")
     return tuple(probes)

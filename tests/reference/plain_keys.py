@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from reference.plain_model import seen_at
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+
 from reference.plain_model import adding, plain_logits, seen_at
 
 
@@ -20,9 +21,7 @@ class PlainValue:
     losses: list[float] = field(default_factory=list)
 
 
-def plain_value(
-    model, rewrite, path, *, steps, learning_rate, weight_decay, clamp, kl_weight, stop_loss
-) -> PlainValue:
+def plain_value(model, rewrite, path, *, steps, learning_rate, weight_decay, clamp, kl_weight, stop_loss) -> PlainValue:
     """Find δ, added to the output of the module at ``path`` (an out-projection or a block) at the subject."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)

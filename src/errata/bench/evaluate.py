@@ -50,7 +50,7 @@ def evaluate(
         protocol: "single", "batch" or "sequential".
         config: the method's options.
         limit: use the first so many cases.
-        out: folder for ``metrics.json`` and ``records.jsonl``; a killed run started again there goes on where it stopped.
+        out: folder for ``metrics.json`` and ``records.jsonl``; a killed run started there again resumes.
         batch_size: edits a step of a sequential run (1 by default).
         text: a file of held-out text for perplexity; by default a text of our own that ships with the package.
         generation: also generate answers, which takes most of the time.
@@ -64,7 +64,9 @@ def evaluate(
     if protocol not in PROTOCOLS:
         raise ConfigError(f"There is no protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
     if batch_size is not None and (batch_size < 1 or protocol != "sequential"):
-        raise ConfigError("batch_size says how many edits a step of a sequential run makes: give it 1 or more, and only there.")
+        raise ConfigError(
+            "batch_size says how many edits a step of a sequential run makes: give it 1 or more, and only there."
+        )
     named = STARTER if cases == STARTER else (str(cases) if isinstance(cases, str | os.PathLike) else "given")
     chosen = _cases(cases, limit)
     held_out = _text(text)
@@ -74,7 +76,8 @@ def evaluate(
     at_once = 1 if protocol == "single" else (batch_size or 1) if protocol == "sequential" else len(chosen)
     name = method or default_method(at_once)
     what: dict[str, Any] = {
-        "verb": "evaluate", "method": name, "protocol": protocol, "cases": named, "limit": limit, "n": len(chosen), "seed": seed,
+        "verb": "evaluate", "method": name, "protocol": protocol, "cases": named, "limit": limit, "n": len(chosen),
+        "seed": seed,
         "text": str(text) if text is not None else "shipped", "generation": generation, "fluency_cases": fluency_cases,
     }  # fmt: skip
     editor, settings = None, None
@@ -99,12 +102,16 @@ def evaluate(
                 run.base()
                 metrics = {}
             else:
-                run = Run(lm, chosen, editor, settings, records, folder, held_out, generation, fluency_cases, seed, batch_size)
+                run = Run(
+                    lm, chosen, editor, settings, records, folder, held_out, generation, fluency_cases, seed, batch_size
+                )
                 metrics = PROTOCOLS[protocol](run)
             joined = join_phases(list(records.done.values()))
         metrics = {**summarise(joined, seed=seed), **metrics}
         seconds = [r["edit_cpu_seconds"] for r in joined if r.get("edit_cpu_seconds") is not None]
-        cost = meter.cost().model_copy(update={"per_edit_cpu_seconds": sum(seconds) / len(seconds) if seconds else None})
+        cost = meter.cost().model_copy(
+            update={"per_edit_cpu_seconds": sum(seconds) / len(seconds) if seconds else None}
+        )
         measured = Measured(what=what, model=model, metrics=metrics, cost=cost, versions=versions())
         write_metrics(folder, measured)
     return measured
@@ -174,7 +181,9 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         except ValueError:
             found = None
         if found != wanted:
-            raise ConfigError(f"{folder} holds a run with other settings or another model: choose another folder, or remove it.")
+            raise ConfigError(
+                f"{folder} holds a run with other settings or another model: choose another folder, or remove it."
+            )
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run of Errata's: choose another folder.")

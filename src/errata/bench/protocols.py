@@ -51,7 +51,9 @@ class Run:
         """The cases whose line of this phase is not written yet."""
         return [case for case in self.cases if (case.case_id, phase) not in self.records.done]
 
-    def score(self, cases: Sequence[EditCase], phase: str, notes: Callable[[EditCase], dict[str, Any]] | None = None) -> None:
+    def score(
+        self, cases: Sequence[EditCase], phase: str, notes: Callable[[EditCase], dict[str, Any]] | None = None
+    ) -> None:
         """Score the model as it is now on some cases and write their lines."""
         sampled = {case.case_id for case in self.cases[: self.fluency_cases]} if self.generation else set()
         for fluency in (True, False):
@@ -111,7 +113,9 @@ def _solved(run: Run, cases: Sequence[EditCase]) -> Iterator[tuple[EditCase, Pat
     """Each case with its patch, or with the reason why there is none."""
     started = time.process_time()
     try:
-        patches: list[Patch | ErrataError] = list(run.method.solve_each(run.lm, [case.edit for case in cases], run.config))
+        patches: list[Patch | ErrataError] = list(
+            run.method.solve_each(run.lm, [case.edit for case in cases], run.config)
+        )
         share = (time.process_time() - started) / len(cases)
         yield from ((case, patch, share) for case, patch in zip(cases, patches, strict=True))
     except (RequestError, NumericalError):
@@ -170,4 +174,3 @@ def _score_all(run: Run, before: list[tuple[float, int]], seconds: float | None)
             run.score(chunk, "after", lambda _: {"edit_cpu_seconds": seconds})
             bar.advance(len(chunk))
     return perplexity_metrics(before, window_nlls(run.lm, run.text), seed=run.seed)
-

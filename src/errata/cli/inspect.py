@@ -44,21 +44,15 @@ def default_layers(lm: LanguageModel) -> dict[str, list[int] | str]:
     """For each method its default layers on this model, or the sentence that says why there are none."""
     from errata.errors import ErrataError
     from errata.methods import get_method, method_names
-    from errata.methods.locate_then_edit.config import LocateThenEditConfig, layer_at
 
     found: dict[str, list[int] | str] = {}
     for name in method_names():
-        config = get_method(name).configure()
-        if not isinstance(config, LocateThenEditConfig):
-            continue
+        method = get_method(name)
         try:
-            last = layer_at(lm, config.depth)
+            if layers := method.layers(lm, method.configure()):
+                found[name] = layers
         except ErrataError as error:
             found[name] = str(error)
-            continue
-        span = getattr(config, "span", 1) if lm.layer(last).additive else 1
-        blocks = lm.architecture.blocks
-        found[name] = [i for i in range(max(0, last - span + 1), last + 1) if blocks[i].refusal is None]
     return found
 
 

@@ -12,7 +12,6 @@ from errata.cli import options
 from errata.cli.inspect import default_layers
 from errata.cli.output import Output, table
 from errata.errors import ConfigError
-from errata.files import cache_dir
 
 if TYPE_CHECKING:
     from errata.lm import LanguageModel
@@ -44,7 +43,7 @@ def run(
         wanted = None if layers in (ALL, DEFAULT) else parse_layers(layers)
 
         from errata.methods.locate_then_edit.config import IDENTITY
-        from errata.statistics import open_corpus, second_moments
+        from errata.statistics import cache_folder, enough_tokens, open_corpus, second_moments
 
         if corpus == IDENTITY:
             raise ConfigError(
@@ -56,7 +55,7 @@ def run(
         fingerprint = lm.fingerprint()
         moments = second_moments(lm, chosen, opened, tokens=tokens, fingerprint=fingerprint, rebuild=rebuild)
         rows = [_row(moments[layer]) for layer in chosen]
-    place = str(cache_dir("second_moments", fingerprint[:24]))
+    place = str(cache_folder(fingerprint, opened.identity, tokens or enough_tokens(lm, chosen)))
     made = table(
         "layer", "tokens", "trace", "condition number", title=f"Second moments of {lm.name} on {opened.identity}"
     )

@@ -1,1 +1,1 @@
-"""What measures: scores of a model on cases, judges of text, metrics with intervals, and the schema they are kept in."""
+"""What measures: scores on cases, judges of text, metrics with intervals, and the schema they are kept in."""

@@ -34,7 +34,9 @@ class Measures:
     fluency: bool = False
 
 
-def score_cases(lm: LanguageModel, cases: Sequence[EditCase], measures: Measures, *, seed: int = 0) -> list[dict[str, Any]]:
+def score_cases(
+    lm: LanguageModel, cases: Sequence[EditCase], measures: Measures, *, seed: int = 0
+) -> list[dict[str, Any]]:
     """One record a case: for each prompt of each kind what the model says of both answers, and what it writes.
 
     Every row has ``prompt``, and where both answers are known ``new`` and ``true``: mean log-probability per token.
@@ -89,7 +91,9 @@ def _row(kind: str, prompt: str, new: str, true: str | None) -> _PromptRow:
 
 
 def _fluency(lm: LanguageModel, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    texts = generate(lm, prompts, max_new_tokens=FLUENCY_TOKENS, stop="never", sample=True, top_k=FLUENCY_TOP_K, seed=seed)
+    texts = generate(
+        lm, prompts, max_new_tokens=FLUENCY_TOKENS, stop="never", sample=True, top_k=FLUENCY_TOP_K, seed=seed
+    )
     return [
         {"prompt": prompt, "text": text, "entropy": ngram_entropy(f"{prompt} {text}")}
         for prompt, text in zip(prompts, texts, strict=True)

@@ -41,17 +41,19 @@ def summarise(records: Sequence[Record], *, seed: int = 0) -> dict[str, Metric]:
     if all(name in metrics for name in ("ES", "PS", "NS")):
         whole = [r for r in records if all(PER_CASE[name](r, "after") is not None for name in ("ES", "PS", "NS"))]
         columns = [_column(whole, "after", PER_CASE[name]) for name in ("ES", "PS", "NS")]
-        base = [_column(whole, "base", PER_CASE[name]) for name in ("ES", "PS", "NS")]
-        both = len({len(column) for column in (*columns, *base)}) == 1
+        bases = [_column(whole, "base", PER_CASE[name]) for name in ("ES", "PS", "NS")]
+        both = len({len(column) for column in (*columns, *bases)}) == 1
         metrics["S"] = Metric.of(
             harmonic_mean_of_means(columns, seed=seed),
-            base=harmonic_mean_of_means(base, seed=seed).value if both else None,
+            base=harmonic_mean_of_means(bases, seed=seed).value if both else None,
         )
     metrics.update(_perplexities(records, seed))
     return metrics
 
 
-def perplexity_metrics(before: Sequence[tuple[float, int]], after: Sequence[tuple[float, int]], *, seed: int = 0) -> dict[str, Metric]:
+def perplexity_metrics(
+    before: Sequence[tuple[float, int]], after: Sequence[tuple[float, int]], *, seed: int = 0
+) -> dict[str, Metric]:
     """Perplexity of one held-out text under one edited model; n and the interval are over its windows.
 
     Args:
@@ -64,7 +66,11 @@ def perplexity_metrics(before: Sequence[tuple[float, int]], after: Sequence[tupl
     # Windows have (nearly) equal length, so the mean of their means stands for the mean over tokens in the interval.
     shift = mean([a / n - b / n for (a, n), (b, _) in zip(after, before, strict=True)], seed=seed)
     change = Metric(
-        value=value / base - 1, low=math.exp(min(700.0, shift.low)) - 1, high=math.exp(min(700.0, shift.high)) - 1, n=len(after), base=0.0
+        value=value / base - 1,
+        low=math.exp(min(700.0, shift.low)) - 1,
+        high=math.exp(min(700.0, shift.high)) - 1,
+        n=len(after),
+        base=0.0,
     )
     low, high = (base * (1 + bound) if bound is not None else None for bound in (change.low, change.high))
     return {
@@ -85,7 +91,9 @@ def _perplexities(records: Sequence[Record], seed: int) -> dict[str, Metric]:
     change = ratio_of_means(base, after, seed=seed)
     return {
         "perplexity": Metric.of(mean(after, seed=seed), base=sum(base) / len(base)),
-        "perplexity_change": Metric(value=change.value - 1, low=change.low - 1, high=change.high - 1, n=change.n, base=0.0),
+        "perplexity_change": Metric(
+            value=change.value - 1, low=change.low - 1, high=change.high - 1, n=change.n, base=0.0
+        ),
     }
 
 
@@ -127,7 +135,11 @@ def _strict(record: Record, phase: str) -> float | None:
 def _unchanged(record: Record, phase: str) -> float | None:
     before = (record.get("base") or {}).get("neighbours") or []
     now = (record.get(phase) or {}).get("neighbours") or []
-    same = [float(same_answer(b["answer"], a["answer"])) for b, a in zip(before, now, strict=False) if "answer" in a and "answer" in b]
+    same = [
+        float(same_answer(b["answer"], a["answer"]))
+        for b, a in zip(before, now, strict=False)
+        if "answer" in a and "answer" in b
+    ]
     return sum(same) / len(same) if same else None
 
 

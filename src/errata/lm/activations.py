@@ -17,7 +17,7 @@ from torch import Tensor, nn
 Where = Literal["input", "output"]
 
 
-class _Stop(Exception):  # noqa: N818 - control flow, never seen by a caller
+class _Stop(Exception):  # control flow, never seen by a caller
     """Ends a forward pass that has computed all that was wanted."""
 
 
@@ -31,7 +31,8 @@ class Captured:
 
 def hidden_of(value: Any) -> Tensor:
     """The hidden state in what a block takes or returns: the tensor itself or the first entry of a tuple."""
-    return value[0] if isinstance(value, tuple) else value
+    hidden: Tensor = value[0] if isinstance(value, tuple) else value
+    return hidden
 
 
 def _with_hidden(value: Any, hidden: Tensor) -> Any:
@@ -68,7 +69,9 @@ def capture(
 
 
 @contextmanager
-def replace(model: nn.Module, path: str, change: Callable[[Tensor], Tensor], *, where: Where = "output") -> Iterator[None]:
+def replace(
+    model: nn.Module, path: str, change: Callable[[Tensor], Tensor], *, where: Where = "output"
+) -> Iterator[None]:
     """During the block, what the module takes or returns passes through ``change``, which must not work in place."""
     module = model.get_submodule(path)
     if where == "input":
@@ -158,6 +161,19 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No dropout within the block; each module's own mode comes back after it."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def no_nan(tensor: Tensor) -> bool:

@@ -26,9 +26,12 @@ from errata.lm.activations import replace as replaced
 from errata.lm.architecture import Architecture, ArchitectureHint, BlockMap
 
 PROBE_LENGTH = 6
-HINT = "hand in the map: errata.load(..., architecture=ArchitectureHint(blocks=..., out_projection=..., attention_output=...))"
+HINT = (
+    "hand in the map: "
+    "errata.load(..., architecture=ArchitectureHint(blocks=..., out_projection=..., attention_output=...))"
+)
 MIXTURE = (
-    "it is a mixture of experts, where a token's key depends on the expert it is routed to; choose a dense layer or model."
+    "it is a mixture of experts, where a token's key depends on the expert it goes to; choose a dense layer or model."
 )
 
 
@@ -54,11 +57,13 @@ def detect(model: Any, hint: ArchitectureHint | None = None) -> Architecture:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if embedding is None or head is None:
         raise ArchitectureError("The model has no token embedding or no vocabulary head: give a causal language model.")
-    list_path = hint.blocks or _find_blocks(model)
+    list_path: str = hint.blocks or _find_blocks(model)
     try:
         block_list = model.get_submodule(list_path)
     except AttributeError:
-        raise ArchitectureError(f"There is no module {list_path!r} in this model: correct the map's 'blocks'.") from None
+        raise ArchitectureError(
+            f"There is no module {list_path!r} in this model: correct the map's 'blocks'."
+        ) from None
     if not isinstance(block_list, nn.ModuleList) or not len(block_list):
         raise ArchitectureError(f"{list_path!r} is not a list of transformer blocks: correct the map's 'blocks'.")
     with torch.no_grad(), frozen(model):
@@ -110,7 +115,7 @@ def _find_blocks(model: nn.Module) -> str:
         outermost = [p for p in outermost if sizes[p] > sum(sizes.values()) / 2]
     if len(outermost) != 1:
         raise ArchitectureError(f"The list of transformer blocks could not be told apart: {HINT}.")
-    return outermost[0]
+    return str(outermost[0])
 
 
 def _moved(block: BlockMap, path: str, module: nn.Module) -> BlockMap:
@@ -143,7 +148,9 @@ class _Probe:
         self.final_norm: str | None = None
         first = f"{list_path}.0"
         returned: list[bool] = []
-        handle = model.get_submodule(first).register_forward_hook(lambda _m, _a, out: returned.append(isinstance(out, tuple)))
+        handle = model.get_submodule(first).register_forward_hook(
+            lambda _m, _a, out: returned.append(isinstance(out, tuple))
+        )
         try:
             with capture(model, inputs=[first]) as seen, stop_at(model, first):
                 self._forward()
@@ -181,7 +188,9 @@ class _Probe:
             raise ArchitectureError(f"The MLP's last matrix of {path!r} could not be told apart: {HINT}.")
         call = next((c for c in self._outside(after, attention) if c.path == out), None)
         if out is not None and call is None and refusal is None:
-            raise ArchitectureError(f"{out!r} is not a matrix of the MLP of {path!r}, {self.width} wide: correct the map.")
+            raise ArchitectureError(
+                f"{out!r} is not a matrix of the MLP of {path!r}, {self.width} wide: correct the map."
+            )
         transposed = call is not None and _orientation(self.model.get_submodule(call.path), call) == "in_out"
         mlp_first = next((c.path for c in matrices if attention is None or not c.path.startswith(f"{attention}.")), out)
         self.parallel[path] = mlp_first not in mixes and mlp_first != attention_output
@@ -195,7 +204,9 @@ class _Probe:
             attention=attention,
             mlp=_shared_parent(out, path) if out else None,
             norms=tuple(
-                c.path for c in self._outside(calls, attention) if _is_norm(self.model.get_submodule(c.path), self.width)
+                c.path
+                for c in self._outside(calls, attention)
+                if _is_norm(self.model.get_submodule(c.path), self.width)
             ),
             additive=refusal is None and out is not None and self._is_additive(path, out, clean),
             key_width=int(call.given.shape[-1]) if call is not None else 0,
@@ -248,7 +259,7 @@ class _Probe:
             self._forward()
         if _differs_later(clean.inputs[out], other.inputs[out]):
             raise ArchitectureError(
-                f"The input of {out!r} mixes positions beside the attention, so its keys are not a subject's own: {HINT}."
+                f"The input of {out!r} mixes positions, so its keys are not a subject's own: {HINT}."
             )
 
     def _is_additive(self, path: str, out: str, clean: Tensor) -> bool:
@@ -305,7 +316,7 @@ def _by_position(tensor: Tensor) -> Tensor:
 
 
 def _orientation(module: nn.Module, call: _Call) -> str | None:
-    """"out_in" for y = x Wᵀ + b, "in_out" for y = x W + b, None for what is no matrix: seen from what it computes."""
+    """ "out_in" for y = x Wᵀ + b, "in_out" for y = x W + b, None for what is no matrix: seen from what it computes."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not call.given.is_floating_point():
         return None
@@ -333,11 +344,11 @@ def _shared_parent(path: str, block: str) -> str | None:
 def _has_experts(block: nn.Module, path: str, attention: str | None, out: str | None) -> bool:
     """Whether the block keeps several MLPs: weights stacked in three dimensions, or a list of modules around W."""
     stacked = any(
-        p.ndim == 3 and not (attention and f"{path}.{name}".startswith(f"{attention}.")) for name, p in block.named_parameters()
+        p.ndim == 3 and not (attention and f"{path}.{name}".startswith(f"{attention}."))
+        for name, p in block.named_parameters()
     )
     listed: dict[str, int] = defaultdict(int)
     for name, module in block.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) > 1 and any(p.ndim == 2 for p in module.parameters()):
             listed[name] += 1
     return stacked or bool(listed)
-

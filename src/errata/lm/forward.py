@@ -1,10 +1,10 @@
 """Forward passes that compute only what is wanted.
 
-A :class:`SplitBatch` holds rows of tokens, each split in two. What stands left of the split is computed once and kept as
-a key/value cache; each later pass runs only the rest, may start at any block from a stored hidden state, may stop early,
-and projects to the vocabulary only at chosen positions. Everything runs through the model's own code (masks, rotary
-positions, soft-capping), so the result equals a plain full pass up to rounding; :func:`supports_splitting` checks that
-on the model itself, and where it does not hold the batch runs unsplit.
+A :class:`SplitBatch` holds rows of tokens, each split in two. What stands left of the split is computed once and kept
+as a key/value cache; each later pass runs only the rest, may start at any block from a stored hidden state, may stop
+early, and projects to the vocabulary only at chosen positions. Everything runs through the model's own code (masks,
+rotary positions, soft-capping), so the result equals a plain full pass up to rounding; :func:`supports_splitting`
+checks that on the model itself, and where it does not hold the batch runs unsplit.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class SplitBatch:
             stop: module after which the pass ends, or before which with ``stop_before``.
 
         Returns:
-            Logits [n, vocabulary] (or [rows, columns, vocabulary] without ``at``; None when stopped), and what was captured,
-            with its gradient history when one is being recorded.
+            Logits [n, vocabulary] (or [rows, columns, vocabulary] without ``at``; None when stopped), and what was
+            captured, with its gradient history when one is being recorded.
         """
         lm, logits = self.lm, None
         blocks = [lm.block(i) for i in range(start)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from errata.errors import NumericalError
 from errata.lm.language_model import LanguageModel
 from errata.lm.tokens import pad, pad_id, prompt_ids
 
@@ -31,7 +32,7 @@ def answer_ends(lm: LanguageModel) -> tuple[Tensor, Tensor]:
     return _ends[lm.model]
 
 
-class _NaturalStop(StoppingCriteria):
+class _NaturalStop(StoppingCriteria):  # type: ignore[misc]
     """A row is done at the end of a sentence or line, once it has said anything."""
 
     def __init__(self, lm: LanguageModel) -> None:
@@ -120,10 +121,21 @@ def generate_ids(
         for at in range(0, len(order), batch_size):
             chosen = order[at : at + batch_size]
             ids, mask = pad([rows[i] for i in chosen], fill, side="left")
-            out = lm.model.generate(
-                input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), generation_config=config,
-                stopping_criteria=StoppingCriteriaList([_NaturalStop(lm)] if stop == "natural" else []),
-            )  # fmt: skip
+            stops = StoppingCriteriaList([_NaturalStop(lm)] if stop == "natural" else [])
+            try:
+                out = lm.model.generate(
+                    input_ids=ids.to(lm.device),
+                    attention_mask=mask.to(lm.device),
+                    generation_config=config,
+                    stopping_criteria=stops,
+                )
+            except RuntimeError as error:
+                if "probability tensor" not in str(error):
+                    raise
+                raise NumericalError(
+                    f"{lm.name} gives probabilities that are not numbers: its weights are damaged, or too large for "
+                    f"{lm.dtype}; load it in float32."
+                ) from error
             for i, row in zip(chosen, out[:, ids.shape[1] :].tolist(), strict=True):
                 results[i] = row if stop == "never" else _cut(lm, row, set(eos), natural=stop == "natural")
     return [results[i] for i in range(len(rows))]
@@ -131,7 +143,7 @@ def generate_ids(
 
 @contextmanager
 def _no_settings_of_its_own(model: Any) -> Iterator[None]:
-    """Without the checkpoint's generation settings, which would fill in (Qwen's repetition penalty) what is not given."""
+    """Without the checkpoint's generation settings, which would fill in what is not given (a penalty of Qwen's)."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

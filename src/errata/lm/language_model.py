@@ -82,7 +82,7 @@ class LanguageModel:
 
     def weight(self, index: int) -> Tensor:
         """W of one layer as (d, m), whichever way the module stores it: a view, not a copy."""
-        weight: Tensor = self.out_projection(index).weight.detach()  # type: ignore[union-attr, operator, assignment]
+        weight: Tensor = self.out_projection(index).weight.detach()  # type: ignore[operator]
         return weight.T if self.layer(index).transposed else weight
 
     def weight_name(self, index: int) -> str:

@@ -66,11 +66,11 @@ def load(
     if tokenizer is None or not callable(tokenizer) or _is_empty(tokenizer):
         raise ModelError(f"{name} comes without a tokenizer: give (model, tokenizer), or a folder that holds both.")
     if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"The tokenizer of {name} is not a fast one, which character offsets need: load its fast version.")
+        raise ModelError(
+            f"The tokenizer of {name} is not a fast one, which character offsets need: load its fast version."
+        )
     _check_vocabulary(name, model, tokenizer)
-    if device_map is None and not isinstance(source, tuple):
-        model = model.to(_device(device))
-    elif device is not None:
+    if (device_map is None and not isinstance(source, tuple)) or device is not None:
         model = model.to(_device(device))
     model.eval()
     return LanguageModel(model, tokenizer, name=name, architecture=detect(model, architecture), quantised_origin=origin)
@@ -92,7 +92,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError):
-        raise ModelError(f"The device {str(device)!r} is not usable here: choose 'cpu' or a device this machine has.") from None
+        raise ModelError(
+            f"The device {str(device)!r} is not usable here: choose 'cpu' or a device this machine has."
+        ) from None
     return chosen
 
 
@@ -107,7 +109,7 @@ def _check_vocabulary(name: str, model: Any, tokenizer: Any) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
-            f"The tokenizer of {name} has {len(tokenizer)} tokens and the model only {rows}: they do not belong together."
+            f"The tokenizer of {name} has {len(tokenizer)} tokens and the model {rows}: they do not belong together."
         )
 
 
@@ -124,7 +126,9 @@ def _resolve(name: str) -> tuple[str, str | None, str | None]:
         origin = path / ORIGIN_FILE
         return str(path), None, json.loads(origin.read_text()).get("quantised_origin") if origin.is_file() else None
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no folder {name}: give a hub id, a folder with a model in it, a .gguf file, or {EMBEDDED!r}.")
+        raise ModelError(
+            f"There is no folder {name}: give a hub id, a folder with a model in it, a .gguf file, or {EMBEDDED!r}."
+        )
     return name, None, None
 
 
@@ -146,7 +150,11 @@ def _embedded() -> tuple[str, str | None, str | None]:
     if origin.is_file():
         return str(folder), None, json.loads(origin.read_text())["quantised_origin"]
     spec = find_spec(EMBEDDED_PACKAGE)
-    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
+    files = (
+        sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+        if spec and spec.submodule_search_locations
+        else []
+    )
     if not files:
         return EMBEDDED_HUB_ID, None, None
     return _convert(files[0], folder)
@@ -184,7 +192,11 @@ def _load_model(place: str, gguf: str | None, *, dtype: torch.dtype | None, devi
     if gguf is not None:
         from transformers import GgufConfig
 
-        arguments |= {"gguf_file": gguf, "dtype": dtype or torch.float32, "quantization_config": GgufConfig(dequantize=True)}
+        arguments |= {
+            "gguf_file": gguf,
+            "dtype": dtype or torch.float32,
+            "quantization_config": GgufConfig(dequantize=True),
+        }
     return _loading(place, "model", lambda: AutoModelForCausalLM.from_pretrained(place, **arguments))
 
 
@@ -216,14 +228,26 @@ def _loading(place: str, part: str, call: Any) -> Any:
 
 def _explained(place: str, part: str, error: Exception) -> ModelError:
     if place == EMBEDDED_HUB_ID:
-        return ModelError(f"The embedded model is not installed and the hub cannot be reached: run `{EMBEDDED_INSTALL}`.")
+        return ModelError(
+            f"The embedded model is not installed and the hub cannot be reached: run `{EMBEDDED_INSTALL}`."
+        )
     if Path(place).is_dir():
         if part == "tokenizer":
-            return ModelError(f"{place} holds a model without a usable tokenizer: save its tokenizer there, or give (model, tokenizer).")
-        reason = " ".join(str(error).split())[:160]
-        return ModelError(f"No causal language model can be loaded from {place} ({reason}): check its config and weights.")
-    reason = " ".join(str(error).split())[:160]
+            return ModelError(
+                f"{place} holds a model without a usable tokenizer: save one there, or give (model, tokenizer)."
+            )
+        reason = _reason(error)
+        return ModelError(
+            f"No causal language model can be loaded from {place} ({reason}): check its config and weights."
+        )
+    reason = _reason(error)
     return ModelError(
         f"{place!r} is neither a folder here nor a {part} that the hub gives ({reason}): "
         f"check the name and the network, or use {EMBEDDED!r}."
     )
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of a library's message, without its line breaks."""
+    text = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+    return text if len(text) <= 160 else text[:157].rsplit(" ", 1)[0] + " ..."

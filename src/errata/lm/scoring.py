@@ -41,8 +41,7 @@ def score(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
     scores: dict[int, Score] = {}
     for at in range(0, len(order), ROWS_AT_ONCE):
         chosen = order[at : at + ROWS_AT_ONCE]
-        for i, result in zip(chosen, _score_ids(lm, [encoded[i] for i in chosen]), strict=True):
-            scores[i] = result
+        scores.update(zip(chosen, _score_ids(lm, [encoded[i] for i in chosen]), strict=True))
     return [scores[i] for i in range(len(pairs))]
 
 
@@ -108,5 +107,5 @@ def window_nlls(
                 raise RuntimeError("a pass that was not stopped gives logits")
             wanted = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
             losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none").double().cpu()
-            sums += [(float(part.sum()), len(part)) for part in losses.split([len(row) - 1 for row in rows])]
+            sums += [(float(part.sum()), len(part)) for part in torch.split(losses, [len(row) - 1 for row in rows])]
     return sums

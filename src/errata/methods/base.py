@@ -63,6 +63,10 @@ class Method(ABC, Generic[C]):
         """One patch an edit, each as if the others were never asked. Override where they can share work."""
         return [self.solve(lm, [edit], config) for edit in edits]
 
+    def layers(self, lm: LanguageModel, config: C) -> list[int]:
+        """The layers it would edit on this model; empty for a method that edits none in particular."""
+        return []
+
     def configure(self, options: Mapping[str, Any] | MethodConfig | None = None) -> C:
         """The configuration with these options, the rest at their defaults.
 
@@ -72,7 +76,9 @@ class Method(ABC, Generic[C]):
         if isinstance(options, self.Config):
             return options
         if isinstance(options, MethodConfig):
-            raise ConfigError(f"A {type(options).__name__} does not configure {self.info.name}: give a {self.Config.__name__}.")
+            raise ConfigError(
+                f"A {type(options).__name__} does not configure {self.info.name}: give a {self.Config.__name__}."
+            )
         try:
             return self.Config(**(options or {}))
         except ValidationError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from errata.errors import RequestError
+from errata.lm.activations import evaluating
 from errata.lm.language_model import LanguageModel
 from errata.methods.base import MethodConfig
 from errata.methods.registry import get_method
@@ -48,4 +49,5 @@ def edit(
         raise RequestError("An edit is given as errata.Edit(prompt=..., subject=..., target_new=...).")
     check_consistent(edits)
     chosen = get_method(method or default_method(len(edits)))
-    return chosen.solve(lm, edits, chosen.configure(config))
+    with evaluating(lm.model):
+        return chosen.solve(lm, edits, chosen.configure(config))

@@ -1,4 +1,4 @@
-"""Methods by name. Ours and third parties' register alike, by an ``errata.methods`` entry point, and load when asked for."""
+"""Methods by name: ours and third parties' register alike, by an ``errata.methods`` entry point, and load lazily."""
 
 from __future__ import annotations
 
@@ -37,5 +37,7 @@ def get_method(name: str) -> Method[Any]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"The method {name!r} ({points[name].value}) cannot be loaded: {error}.") from error
     if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-        raise ConfigError(f"The entry point {name!r} ({points[name].value}) is not a subclass of errata.methods.Method.")
+        raise ConfigError(
+            f"The entry point {name!r} ({points[name].value}) is not a subclass of errata.methods.Method."
+        )
     return loaded()

@@ -96,11 +96,15 @@ class HubDataset(Corpus):
             stream: Any = load_dataset(self.name, self.configuration or None, split="train", streaming=True)
         except Exception as error:  # the hub client raises many kinds
             reason = " ".join(str(error).split())[:160]
-            raise ConfigError(f"The hub dataset {self.name!r} cannot be read ({reason}): use a text file or 'self'.") from error
+            raise ConfigError(
+                f"The hub dataset {self.name!r} cannot be read ({reason}): use a text file or 'self'."
+            ) from error
         for record in stream:
             text = record.get("text")
             if not isinstance(text, str):
-                raise ConfigError(f"The hub dataset {self.name!r} has no 'text' column: use another one, or a text file.")
+                raise ConfigError(
+                    f"The hub dataset {self.name!r} has no 'text' column: use another one, or a text file."
+                )
             yield text
 
 
@@ -132,5 +136,7 @@ def open_corpus(spec: str | Corpus | None) -> Corpus:
         return HubDataset(spec)
     path = Path(spec).expanduser()
     if not path.exists():
-        raise ConfigError(f"There is no corpus {spec!r}: give 'self', a text file or folder, or 'hub:<dataset>:<configuration>'.")
+        raise ConfigError(
+            f"There is no corpus {spec!r}: give 'self', a text file or folder, or 'hub:<dataset>:<configuration>'."
+        )
     return TextFiles(path)

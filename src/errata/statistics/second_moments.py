@@ -83,10 +83,13 @@ def second_moments(
 def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: int) -> dict[int, SecondMoment]:
     paths = {layer: lm.layer(layer).out_projection for layer in layers}
     sums = {
-        layer: torch.zeros(lm.layer(layer).key_width, lm.layer(layer).key_width, dtype=torch.float64, device=lm.weight(layer).device)
+        layer: torch.zeros(
+            lm.layer(layer).key_width, lm.layer(layer).key_width, dtype=torch.float64, device=lm.weight(layer).device
+        )
         for layer in layers
     }
-    count, rows, size = 0, [], 0
+    count, size = 0, 0
+    rows: list[list[int]] = []
     stop = paths[max(layers)]
 
     def flush() -> int:
@@ -115,12 +118,20 @@ def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: i
     if count == 0:
         raise ConfigError(f"The corpus {corpus.identity} holds no text: use another one, or 'self'.")
     moments = {
-        layer: SecondMoment((total / count).float().cpu(), count, layer, corpus.identity) for layer, total in sums.items()
+        layer: SecondMoment((total / count).float().cpu(), count, layer, corpus.identity)
+        for layer, total in sums.items()
     }
     for layer, moment in moments.items():
         if not no_nan(moment.matrix):
-            raise NumericalError(f"The keys of layer {layer} are not finite on ordinary text: load the model in float32.")
+            raise NumericalError(
+                f"The keys of layer {layer} are not finite on ordinary text: load the model in float32."
+            )
     return moments
+
+
+def cache_folder(fingerprint: str, corpus: str, tokens: int) -> Path:
+    """Where the second moments of these weights on the corpus of this identity are kept: one file a layer."""
+    return cache_dir("second_moments", fingerprint[:24], f"{corpus}-{tokens}")
 
 
 @dataclass(frozen=True)
@@ -132,12 +143,11 @@ class _Question:
     tokens: int
 
     def file(self, layer: int) -> Path:
-        folder = cache_dir("second_moments", self.fingerprint[:24], f"{self.corpus}-{self.tokens}")
-        return folder / f"layer_{layer:03d}.safetensors"
+        return cache_folder(self.fingerprint, self.corpus, self.tokens) / f"layer_{layer:03d}.safetensors"
 
 
 def _digest(matrix: Tensor) -> str:
-    return hashlib.sha256(memoryview(matrix.contiguous().view(-1).view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(matrix.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def _write(question: _Question, moment: SecondMoment) -> None:

@@ -17,7 +17,9 @@ IDENTITY = "identity"
 class LocateThenEditConfig(MethodConfig):
     """Options common to ROME, R-ROME and MEMIT; layers are counted from 0."""
 
-    depth: float = Field(0.14, ge=0.0, le=1.0, description="The edited layer as a fraction of the model's depth, where none is named.")
+    depth: float = Field(
+        0.14, ge=0.0, le=1.0, description="The edited layer as a fraction of the model's depth, where none is named."
+    )
     steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     learning_rate: float = Field(0.5, gt=0.0, description="Adam's learning rate for the value.")
     weight_decay: float = Field(0.5, ge=0.0, description="Weight of ‖δ‖/‖v0‖² in the loss.")
@@ -26,7 +28,9 @@ class LocateThenEditConfig(MethodConfig):
     stop_loss: float = Field(0.05, ge=0.0, description="An edit whose loss falls below this stops.")
     contexts: int = Field(5, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
     seed: int = Field(0, ge=0, description="Of the openings' draw.")
-    corpus: str = Field("self", description="Where ordinary text for C comes from: 'self', a path, 'hub:<id>', or 'identity' for C = I.")
+    corpus: str = Field(
+        "self", description="Where ordinary text for C comes from: 'self', a path, 'hub:<id>', or 'identity' for C = I."
+    )
     corpus_tokens: int | None = Field(None, ge=2, description="Tokens for C; by default ten per key dimension.")
 
     published_name: ClassVar[str] = ""
@@ -67,5 +71,7 @@ def check_layer(lm: LanguageModel, layer: int) -> int:
     """
     lm.layer(layer)
     if layer == lm.num_layers - 1:
-        raise ConfigError(f"Layer {layer} is the last one, so no later layer can read the edit: choose 0 to {layer - 1}.")
+        raise ConfigError(
+            f"Layer {layer} is the last one, so no later layer can read the edit: choose 0 to {layer - 1}."
+        )
     return layer

@@ -1,4 +1,4 @@
-"""What the edited layers see at the subject's last token: keys, and the states that MEMIT's residuals are taken from."""
+"""What the edited layers see at the subject's last token: keys, and the states MEMIT's residuals are taken from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS_AT_ONCE = 256
 
 
 def context_weights(contexts: int, *, bare: float) -> Tensor:
-    """Weights [contexts], float64, that sum to one: ``bare`` for the bare prompt, the rest spread evenly over the others.
+    """Weights [contexts], float64, summing to one: ``bare`` for the bare prompt, the rest spread over the others.
 
     MEMIT averages within each kind of context first (bare = 1/2); ROME weighs all alike (bare = 1/contexts).
     """
@@ -29,8 +29,8 @@ def context_weights(contexts: int, *, bare: float) -> Tensor:
 class KeySweep:
     """Keys and states of many edits, layer by layer upwards, while lower layers are being edited.
 
-    Everything below the first edited layer is computed once and kept; each question then runs only the blocks from there
-    to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones.
+    Everything below the first edited layer is computed once and kept; each question then runs only the blocks from
+    there to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones.
 
     Args:
         lm: the model, whose edited weights may change between questions.

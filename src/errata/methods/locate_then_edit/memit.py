@@ -1,7 +1,7 @@
 """MEMIT: many facts at once, by ridge-regularised changes of several consecutive MLP matrices.
 
 Meng, Sen Sharma, Andonian, Belinkov, Bau: Mass-Editing Memory in a Transformer (ICLR 2023, arXiv 2210.07229).
-Targets z are found at the highest edited layer; going upwards, each layer writes its share of what is still missing there.
+Targets z are found at the highest edited layer; going upwards, each layer writes its share of what is missing there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ from errata.records import Edit
 class MemitConfig(LocateThenEditConfig):
     """Options of MEMIT."""
 
-    layers: tuple[int, ...] | None = Field(None, min_length=1, description="The edited layers; by default `span` of them up to `depth`.")
-    depth: float = Field(0.2, ge=0.0, le=1.0, description="The highest edited layer as a fraction of depth, where none are named.")
+    layers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="The edited layers; by default `span` of them up to `depth`."
+    )
+    depth: float = Field(
+        0.2, ge=0.0, le=1.0, description="The highest edited layer as a fraction of depth, where none are named."
+    )
     span: int = Field(5, ge=1, description="How many layers share the edit, where none are named.")
     steps: int = Field(25, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     clamp: float = Field(0.75, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the block's output.")
@@ -49,17 +53,17 @@ class Memit(Method[MemitConfig]):
         summary="Many facts at once, by ridge-regularised changes of several consecutive MLP matrices.",
         changes="the MLP out-projections of about five layers, rank at most the number of edits",
         needs="the second moments of those layers' keys over ordinary text",
-        paper="Meng, Sen Sharma, Andonian, Belinkov, Bau: Mass-Editing Memory in a Transformer (ICLR 2023, arXiv 2210.07229)",
+        paper="Meng et al.: Mass-Editing Memory in a Transformer (ICLR 2023, arXiv 2210.07229)",
     )
     Config = MemitConfig
 
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: MemitConfig) -> Patch:
         """All edits in one batch."""
-        layers = _layers(lm, config)
+        layers = self.layers(lm, config)
         last = layers[-1]
         contexts = sample_contexts(lm, config.contexts, config.seed)
+        rewrites = tokenise(lm, edits, contexts)  # before the second moments: a bad request fails early
         metrics = metrics_for(lm, layers, config)
-        rewrites = tokenise(lm, edits, contexts)
         values = optimise_values(lm, rewrites, last, config.value_settings(), site="block")
         targets = (values.start + values.delta).double()  # z, [n, d]
         of_block = lm.layer(last).additive
@@ -92,6 +96,18 @@ class Memit(Method[MemitConfig]):
         }
         return self._patch(lm, updates, edits, config, contexts, notes, layers, base)
 
+    def layers(self, lm: LanguageModel, config: MemitConfig) -> list[int]:
+        """The layers it would edit, in order.
+
+        Where a norm follows the MLP, a share written below does not arrive at the highest layer as it was written, so
+        the whole edit goes into that one layer unless layers are named.
+        """
+        if config.layers is not None:
+            return [check_layer(lm, layer) for layer in sorted(set(config.layers))]
+        last = layer_at(lm, config.depth)
+        span = config.span if lm.layer(last).additive else 1
+        return [i for i in range(max(0, last - span + 1), last + 1) if lm.architecture.blocks[i].refusal is None]
+
     def _patch(
         self,
         lm: LanguageModel,
@@ -108,17 +124,3 @@ class Memit(Method[MemitConfig]):
             lm, updates, method=self.info.name, config=resolved, edits=edits, seeds={"contexts": config.seed},
             contexts=contexts, notes=notes, fingerprint=base,
         )  # fmt: skip
-
-
-def _layers(lm: LanguageModel, config: MemitConfig) -> list[int]:
-    """The layers to edit, in order.
-
-    Where a norm follows the MLP, a share written below does not arrive at the highest layer as it was written, so the
-    whole edit goes into that one layer unless layers are named.
-    """
-    if config.layers is not None:
-        return [check_layer(lm, layer) for layer in sorted(set(config.layers))]
-    last = layer_at(lm, config.depth)
-    span = config.span if lm.layer(last).additive else 1
-    chosen = [i for i in range(max(0, last - span + 1), last + 1) if lm.architecture.blocks[i].refusal is None]
-    return chosen

@@ -55,7 +55,9 @@ def tokenise(lm: LanguageModel, edits: Sequence[Edit], contexts: Sequence[str]) 
     return [
         Rewrite(
             edit=edit,
-            prompts=tuple(_row(lm, context + edit.text, _moved(edit.subject_span, len(context)), edit) for context in contexts),
+            prompts=tuple(
+                _row(lm, context + edit.text, _moved(edit.subject_span, len(context)), edit) for context in contexts
+            ),
             target=target_ids(lm.tokenizer, edit.text, edit.target_new),
             essence=_cut(_row(lm, ESSENCE.replace("{}", edit.subject), (0, len(edit.subject)), edit)),
         )
@@ -72,7 +74,9 @@ def _row(lm: LanguageModel, text: str, span: tuple[int, int], edit: Edit) -> Row
     lookup = last_token_of(encoded, span)
     limit = getattr(lm.model.config, "max_position_embeddings", None)
     if limit is not None and len(encoded.ids) + 64 > limit:
-        raise RequestError(f"The prompt of {edit.subject!r} has {len(encoded.ids)} tokens, too many for this model: shorten it.")
+        raise RequestError(
+            f"The prompt of {edit.subject!r} has {len(encoded.ids)} tokens, too many for this model: shorten it."
+        )
     return Row(encoded.ids, lookup)
 
 

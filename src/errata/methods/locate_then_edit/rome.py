@@ -3,9 +3,9 @@
 Meng, Bau, Andonian, Belinkov: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262).
 Gupta, Baskaran, Anumanchipalli: Rebuilding ROME (EMNLP 2024, arXiv 2403.07175).
 
-The two differ in one line, at which key the new value is read: ROME, as released, takes the direction from the key averaged
-over contexts and the denominator from the bare prompt's, which on rare edits nearly vanishes and destroys the model;
-R-ROME uses the averaged key and output throughout.
+The two differ in one line, at which key the new value is read: ROME, as released, takes the direction from the key
+averaged over contexts and the denominator from the bare prompt's, which on rare edits nearly vanishes and destroys the
+model; R-ROME uses the averaged key and output throughout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_l
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.keys import context_weights
 from errata.methods.locate_then_edit.moments import metrics_for
-from errata.methods.locate_then_edit.rewrites import tokenise
+from errata.methods.locate_then_edit.rewrites import Rewrite, tokenise
 from errata.methods.locate_then_edit.solvers import Metric, rank_one
 from errata.methods.locate_then_edit.values import Values, optimise_values
 from errata.patch import LowRank, Patch
@@ -54,15 +54,13 @@ class RRome(Method[RomeConfig]):
 
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig) -> Patch:
         """The edits one after another, each on the model that holds the earlier ones."""
-        layer = self._layer(lm, config)
-        contexts = sample_contexts(lm, config.contexts, config.seed)
-        metric = metrics_for(lm, [layer], config)[layer]
+        layer, contexts, rewrites, metric = self._prepared(lm, edits, config)
         updates: list[LowRank] = []
         notes: list[dict[str, Any]] = []
         base = lm.fingerprint()
         with ExitStack() as stack:
-            for edit in edits:
-                values = self._values(lm, [edit], contexts, layer, config)
+            for edit, rewrite in zip(edits, rewrites, strict=True):
+                values = optimise_values(lm, [rewrite], layer, config.value_settings(), site="mlp")
                 updates.append(self._update(lm, layer, metric, values, 0))
                 notes.append(_note(edit, values, 0))
                 if len(edits) > 1:
@@ -72,28 +70,40 @@ class RRome(Method[RomeConfig]):
 
     def solve_each(self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig) -> list[Patch]:
         """One patch an edit, all of them optimised as one batch on the unedited model."""
-        layer = self._layer(lm, config)
-        contexts = sample_contexts(lm, config.contexts, config.seed)
-        metric = metrics_for(lm, [layer], config)[layer]
-        values = self._values(lm, edits, contexts, layer, config)
+        layer, contexts, rewrites, metric = self._prepared(lm, edits, config)
+        values = optimise_values(lm, rewrites, layer, config.value_settings(), site="mlp")
         base = lm.fingerprint()
         return [
             self._patch(
-                lm, [self._update(lm, layer, metric, values, i)], [edit], config, contexts, [_note(edit, values, i)], layer, base
+                lm,
+                [self._update(lm, layer, metric, values, i)],
+                [edit],
+                config,
+                contexts,
+                [_note(edit, values, i)],
+                layer,
+                base,
             )
             for i, edit in enumerate(edits)
         ]
 
-    def _layer(self, lm: LanguageModel, config: RomeConfig) -> int:
-        return layer_at(lm, config.depth) if config.layer is None else check_layer(lm, config.layer)
+    def layers(self, lm: LanguageModel, config: RomeConfig) -> list[int]:
+        """The one layer it would edit."""
+        return [layer_at(lm, config.depth) if config.layer is None else check_layer(lm, config.layer)]
 
-    def _values(
-        self, lm: LanguageModel, edits: Sequence[Edit], contexts: Sequence[str], layer: int, config: RomeConfig
-    ) -> Values:
-        return optimise_values(lm, tokenise(lm, edits, contexts), layer, config.value_settings(), site="mlp")
+    def _prepared(
+        self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig
+    ) -> tuple[int, tuple[str, ...], list[Rewrite], Metric]:
+        """What does not depend on the order of the edits; a request that cannot be carried out fails here, early."""
+        (layer,) = self.layers(lm, config)
+        contexts = sample_contexts(lm, config.contexts, config.seed)
+        rewrites = tokenise(lm, edits, contexts)
+        return layer, contexts, rewrites, metrics_for(lm, [layer], config)[layer]
 
     def _update(self, lm: LanguageModel, layer: int, metric: Metric, values: Values, i: int) -> LowRank:
-        left, right = solve_value(metric, values.keys[i], values.outputs[i], values.start[i] + values.delta[i], one_key=self.one_key)
+        left, right = solve_value(
+            metric, values.keys[i], values.outputs[i], values.start[i] + values.delta[i], one_key=self.one_key
+        )
         return LowRank(lm.weight_name(layer), left.float(), right.float(), lm.layer(layer).transposed)
 
     def _patch(
@@ -121,15 +131,17 @@ class Rome(RRome):
         name="rome",
         title="ROME",
         strategy="local modification",
-        summary="The original rank-one edit, kept for comparison: on rare edits its two keys disagree and it breaks the model.",
+        summary="The original rank-one edit, kept for comparison: where its two keys disagree it breaks the model.",
         changes="the MLP out-projection of one layer, rank 1 an edit",
         needs="the second moment of that layer's keys over ordinary text",
-        paper="Meng, Bau, Andonian, Belinkov: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262)",
+        paper="Meng et al.: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262)",
     )
     one_key: ClassVar[bool] = False
 
 
-def solve_value(metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool) -> tuple[Tensor, Tensor]:
+def solve_value(
+    metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool
+) -> tuple[Tensor, Tensor]:
     """The rank-one change that writes a value.
 
     Args:

@@ -1,7 +1,7 @@
 """Which change of W sends keys to values: pure linear algebra on [m, n] keys and [d, n] residuals.
 
-C is the [m, m] second moment of ordinary keys. All solves run in float64 through one Cholesky factor of C, computed once
-a layer; with Y = L⁻¹K every method needs only the n x n Gram matrix G = YᵀY = KᵀC⁻¹K (the cards' dual forms).
+C is the [m, m] second moment of ordinary keys. All solves run in float64 through one Cholesky factor of C, computed
+once a layer; with Y = L⁻¹K every method needs only the n x n Gram matrix G = YᵀY = KᵀC⁻¹K (the cards' dual forms).
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ class Metric:
         keys = keys.double()
         if self.factor is None:
             return keys
-        return torch.linalg.solve_triangular(self.factor.to(keys.device), keys, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self.factor.to(keys.device), keys, upper=False)
+        return solved
 
     def inverse_times(self, whitened: Tensor) -> Tensor:
         """C⁻¹K = L⁻ᵀY from the whitened keys, [m, n]."""
         if self.factor is None:
             return whitened
-        return torch.linalg.solve_triangular(self.factor.to(whitened.device).T, whitened, upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(self.factor.to(whitened.device).T, whitened, upper=True)
+        return solved
 
 
 def rank_one(metric: Metric, key: Tensor, residual: Tensor, *, read_at: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -63,8 +65,8 @@ def rank_one(metric: Metric, key: Tensor, residual: Tensor, *, read_at: Tensor |
         key: [m], sets the direction u = C⁻¹ key.
         residual: [d], what shall be added to W's output.
         read_at: [m], the key at which it shall be added exactly; by default ``key`` itself. ROME as released reads at
-            the bare prompt's key here although u comes from the averaged one; where the two are nearly C⁻¹-orthogonal the
-            denominator vanishes and the update explodes (R-ROME, arXiv 2403.07175).
+            the bare prompt's key here although u comes from the averaged one; where the two are nearly C⁻¹-orthogonal
+            the denominator vanishes and the update explodes (R-ROME, arXiv 2403.07175).
 
     Returns:
         left [d, 1] and right [1, m], float64.
@@ -75,7 +77,9 @@ def rank_one(metric: Metric, key: Tensor, residual: Tensor, *, read_at: Tensor |
     direction = metric.inverse_times(metric.whiten(key[:, None]))[:, 0]
     denominator = torch.dot(direction, (key if read_at is None else read_at).double())
     if not torch.isfinite(denominator) or float(denominator) == 0.0:
-        raise NumericalError("The key of this edit has no direction of its own: choose another layer or reword the prompt.")
+        raise NumericalError(
+            "The key of this edit has no direction of its own: choose another layer or reword the prompt."
+        )
     return (residual.double() / denominator)[:, None], direction[None, :]
 
 

@@ -1,13 +1,14 @@
 """Which hidden state at the subject makes the model say the new object: one optimiser for all methods.
 
-For each edit a shift δ of one hidden state, at the subject's last token, is found by Adam so that every context's prompt
-is continued by the target (ROME, equation 4; MEMIT, equation 16):
+For each edit a shift δ of one hidden state, at the subject's last token, is found by Adam so that every context's
+prompt is continued by the target (ROME, equation 4; MEMIT, equation 16):
 
     loss = mean_contexts NLL(target) + kl_weight · KL(p_δ ‖ p_0 at "<subject> is a") + decay · ‖δ‖ / ‖v0‖²
 
-with ‖δ‖ held below clamp · ‖v0‖. The edits are independent problems, so they run as one batch with one Adam state a row
-and stop one by one. What does not depend on δ is computed once: everything left of the subject's last token (a key/value
-cache) and, to its right, everything up to the edited layer. Only the target's positions are projected to the vocabulary.
+with ‖δ‖ held below clamp · ‖v0‖. The edits are independent problems, so they run as one batch with one Adam state a
+row and stop one by one. What does not depend on δ is computed once: everything left of the subject's last token (a
+key/value cache) and, to its right, everything up to the edited layer. Only the target's positions are projected to the
+vocabulary.
 """
 
 from __future__ import annotations
@@ -64,12 +65,15 @@ class Values:
 
     @staticmethod
     def joined(parts: Sequence[Values], order: Sequence[int]) -> Values:
-        """Chunks put together, back in the order in which the edits were asked (``order[i]``: place of the i-th row)."""
+        """Chunks put together, back in the order in which the edits were asked (row i belongs to edit ``order[i]``)."""
         back = sorted(range(len(order)), key=order.__getitem__)
         losses = [x for part in parts for x in part.losses]
         steps = [x for part in parts for x in part.steps]
         return Values(
-            *(torch.cat([getattr(part, name) for part in parts])[back] for name in ("delta", "start", "keys", "outputs")),
+            delta=torch.cat([part.delta for part in parts])[back],
+            start=torch.cat([part.start for part in parts])[back],
+            keys=torch.cat([part.keys for part in parts])[back],
+            outputs=torch.cat([part.outputs for part in parts])[back],
             losses=[losses[i] for i in back],
             steps=[steps[i] for i in back],
         )
@@ -198,8 +202,8 @@ class _Chunk:
         if bad:
             edit = self.rewrites[bad[0]].edit
             raise NumericalError(
-                f"The optimisation for {edit.subject!r} -> {edit.target_new!r} at layer {self.layer} gave a loss that is not a "
-                "number: load the model in float32, or lower the learning rate."
+                f"The optimisation for {edit.subject!r} -> {edit.target_new!r} at layer {self.layer} gave a loss that "
+                "is not a number: load the model in float32, or lower the learning rate."
             )
 
 
@@ -236,13 +240,14 @@ class _View:
         shift = None if chunk.shifted is None else (chunk.shifted, self.lookup, values)
         entry = self.entry if chunk.shifted is not None else add_at(self.entry, self.lookup, values)
         if chunk.first == chunk.lm.num_layers:
-            raise NumericalError(f"Layer {chunk.layer} is the last one, so no later layer can read the edit: choose a lower one.")
+            raise NumericalError(f"Layer {chunk.layer} is the last one, so nothing reads the edit: choose a lower one.")
         logits, _ = self.batch.run(start=chunk.first, hidden=entry, at=(self.rows, self.columns), shift=shift)
         if logits is None:
             raise RuntimeError("a pass that was not stopped gives logits")
         log_probabilities = torch.log_softmax(logits.float(), dim=-1)
         n, device = len(self.wanted), log_probabilities.device
         picked = log_probabilities[:n].gather(1, self.wanted.to(device)[:, None])[:, 0]
-        nll = torch.zeros(len(self.edits), device=device).index_add(0, self.owner.to(device), -picked * self.share.to(device))
+        nll = torch.zeros(len(self.edits), device=device).index_add(
+            0, self.owner.to(device), -picked * self.share.to(device)
+        )
         return nll.to(delta.device), log_probabilities[n:].to(delta.device)
-
