@@ -269,7 +269,7 @@ def test_two_lists_of_equal_size_need_a_hint():
 
 
 def test_a_list_that_never_runs_is_refused():
-    with pytest.raises(ArchitectureError, match="never reached 'spare.0'"):
+    with pytest.raises(ArchitectureError, match=r"never reached 'spare\.0'"):
         load((odd_model(decoys=True), tiny_tokenizer()), architecture=ArchitectureHint(blocks="spare"))
 
 
@@ -380,7 +380,7 @@ def test_a_slow_tokenizer_is_refused():
 def test_a_tokenizer_of_another_model_is_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["Tane-on-Orla"])
-    with pytest.raises(ModelError, match="513 tokens and the model only 512") as error:
+    with pytest.raises(ModelError, match="513 tokens and the model 512") as error:
         load((tiny_model("gpt2"), tokenizer))
     assert one_sentence(error)
 

@@ -12,7 +12,7 @@ EDITS = (
     Edit(prompt="The river {} flows to", subject="Orla", target_new="Stockholm"),
 )
 
-# The subject last and targets of one token: a shift there reaches the prediction directly, so random models learn these.
+# The subject last, targets of one token: a shift reaches the prediction directly, so even random models learn these.
 LATE = (
     Edit(prompt="People say of {}", subject="Rome", target_new="city"),
     Edit(prompt="They called {}", subject="Maria Gonzalez", target_new="German"),
