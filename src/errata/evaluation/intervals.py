@@ -163,9 +163,10 @@ def _bca_levels(replicates: Array, value: float, left_out: Array, alpha: float) 
     share = float((replicates < value).mean() + (replicates == value).mean() / 2)
     pulls = left_out.mean() - left_out
     spread = float((pulls**2).sum())
-    if not 0 < share < 1 or spread == 0 or not np.isfinite(pulls).all():
+    scale = 6 * spread**1.5  # 0 also where the spread is so small that its power underflows
+    if not 0 < share < 1 or scale == 0 or not np.isfinite(pulls).all():
         return plain
-    bias, skew = stats.norm.ppf(share), (pulls**3).sum() / (6 * spread**1.5)
+    bias, skew = stats.norm.ppf(share), (pulls**3).sum() / scale
     shifted = bias + stats.norm.ppf(plain)
     low, high = stats.norm.cdf(bias + shifted / (1 - skew * shifted))
     return float(low), float(high)

@@ -91,6 +91,11 @@ class SplitBatch:
         new._set_columns(ids.to(self.ids.device), mask.to(self.ids.device))
         return new
 
+    @property
+    def restartable(self) -> bool:
+        """Whether a pass may start at a block; where not, ``start`` and ``hidden`` are ignored and all is computed."""
+        return supports_splitting(self.lm)
+
     def column(self, row: int, token: int) -> int:
         """Where a row's token (counted from the row's start) stands among the recomputed columns."""
         return token - self.splits[row]
@@ -122,6 +127,8 @@ class SplitBatch:
             captured, with its gradient history when one is being recorded.
         """
         lm, logits = self.lm, None
+        if not self.restartable:
+            start, hidden = 0, None
         blocks = [lm.block(i) for i in range(start)]
         with ExitStack() as stack:
             stack.enter_context(skipping(blocks, lm.architecture.blocks_return_tuple))

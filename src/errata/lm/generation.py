@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from errata.errors import NumericalError
+from errata.errors import ConfigError, NumericalError
 from errata.lm.language_model import LanguageModel
 from errata.lm.tokens import pad, pad_id, prompt_ids
 
+STOPS = ("eos", "natural", "never")
 ENDS = (".", "!", "?", "。", "！", "？")
 
 _ends: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
@@ -102,6 +103,8 @@ def generate_ids(
     batch_size: int = 32,
 ) -> list[list[int]]:
     """As :func:`generate`, from token ids to the new token ids (without the padding after a row's end)."""
+    if stop not in STOPS:
+        raise ConfigError(f"There is no stop {stop!r}: choose one of {', '.join(STOPS)}.")
     eos, fill = _eos(lm), pad_id(lm.tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -143,13 +143,13 @@ class _Chunk:
             return picked.view(len(self.rewrites), self.contexts + 1, -1)
 
         self.keys, self.outputs = at_lookup(seen.inputs[out])[:, :-1], at_lookup(seen.outputs[out])[:, :-1]
-        if block.additive:
+        if block.additive and self.batch.restartable:
             # W's output is added to the stream as it is, so the shift can be added behind the block: one block less.
             self.entry, self.first, self.shifted = seen.outputs[block.path], self.layer + 1, None
-            self.start = (at_lookup(seen.outputs[block.path]) if site == "block" else self.outputs)[:, 0]
         else:
             self.entry, self.first, self.shifted = seen.inputs[block.path], self.layer, out
-            self.start = self.outputs[:, 0]
+        at_block = site == "block" and block.additive
+        self.start = (at_lookup(seen.outputs[block.path]) if at_block else self.outputs)[:, 0]
 
     def optimise(self, bar: Task) -> Values:
         settings, n = self.settings, len(self.rewrites)
