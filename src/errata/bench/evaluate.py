@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from errata.bench.protocols import Run, batch, sequential, single
-from errata.datasets import held_out_text, read_cases, starter_cases
+from errata.bench.protocols import Editor, Run, batch, sequential, single, unedited
+from errata.datasets import held_out_text, read_cases, read_text, starter_cases
 from errata.errors import ConfigError, DatasetError, RequestError
 from errata.evaluation.schema import CostMeter, Measured, RecordWriter, versions, write_metrics
 from errata.evaluation.summary import summarise
 from errata.files import finite, write_json
 from errata.lm.language_model import LanguageModel
-from errata.methods import MethodConfig, default_method, get_method
+from errata.methods import Method, MethodConfig, default_method, get_method
 from errata.records import EditCase, check_consistent
 
 Protocol = Literal["single", "batch", "sequential"]
@@ -61,34 +63,10 @@ def evaluate(
         ConfigError: an unknown protocol, method or option, or a folder that holds another run.
         DatasetError: the cases or the text cannot be read.
     """
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"There is no protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
-    if batch_size is not None and (batch_size < 1 or protocol != "sequential"):
-        raise ConfigError(
-            "batch_size says how many edits a step of a sequential run makes: give it 1 or more, and only there."
-        )
-    named = STARTER if cases == STARTER else (str(cases) if isinstance(cases, str | os.PathLike) else "given")
-    chosen = _cases(cases, limit)
-    held_out = _text(text)
-    left_out: list[str] = []
-    if protocol != "single":
-        chosen, left_out = without_contradictions(chosen)
-    at_once = 1 if protocol == "single" else (batch_size or 1) if protocol == "sequential" else len(chosen)
-    name = method or default_method(at_once)
-    what: dict[str, Any] = {
-        "verb": "evaluate", "method": name, "protocol": protocol, "cases": named, "limit": limit, "n": len(chosen),
-        "seed": seed,
-        "text": str(text) if text is not None else "shipped", "generation": generation, "fluency_cases": fluency_cases,
-    }  # fmt: skip
-    editor, settings = None, None
-    if name != NO_METHOD:
-        editor = get_method(name)
-        settings = editor.configure(config)
-        what["config"] = settings.model_dump(mode="json")
-    if protocol == "sequential":
-        what["batch_size"] = batch_size or 1
-    if left_out:
-        what["left_out"] = left_out
+    plan = prepare(
+        cases, method=method, protocol=protocol, config=config, limit=limit, batch_size=batch_size, text=text, seed=seed
+    )
+    what = {**plan.what, "generation": generation, "fluency_cases": fluency_cases}
     model = {
         "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
         "quantised_origin": lm.quantised_origin,
@@ -97,15 +75,11 @@ def evaluate(
         folder = Path(out) if out is not None else Path(scratch)
         _claim(folder, {"what": what, "model": model})
         with CostMeter() as meter, RecordWriter(folder, key=("case_id", "phase")) as records:
-            if editor is None or settings is None:
-                run = Run(lm, chosen, None, None, records, folder, held_out, generation, fluency_cases, seed)  # type: ignore[arg-type]
-                run.base()
-                metrics = {}
+            run = Run(lm, plan.cases, records, folder, plan.text, generation, fluency_cases, seed)
+            if plan.method is None or plan.config is None:
+                metrics = unedited(run)
             else:
-                run = Run(
-                    lm, chosen, editor, settings, records, folder, held_out, generation, fluency_cases, seed, batch_size
-                )
-                metrics = PROTOCOLS[protocol](run)
+                metrics = PROTOCOLS[protocol](run, Editor(plan.method, plan.config, batch_size or 1))
             joined = join_phases(list(records.done.values()))
         metrics = {**summarise(joined, seed=seed), **metrics}
         seconds = [r["edit_cpu_seconds"] for r in joined if r.get("edit_cpu_seconds") is not None]
@@ -115,6 +89,75 @@ def evaluate(
         measured = Measured(what=what, model=model, metrics=metrics, cost=cost, versions=versions())
         write_metrics(folder, measured)
     return measured
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, settled before any model is loaded.
+
+    Attributes:
+        cases: those that will be edited and scored.
+        method: the editor, or None where the unedited model is scored. config: its options.
+        text: held out, for perplexity.
+        what: all of it in plain values, as ``metrics.json`` keeps it.
+    """
+
+    cases: list[EditCase]
+    method: Method[Any] | None
+    config: MethodConfig | None
+    text: str
+    what: dict[str, Any]
+
+
+def prepare(
+    cases: Sequence[EditCase] | str | os.PathLike[str],
+    *,
+    method: str | None,
+    protocol: str,
+    config: Mapping[str, Any] | MethodConfig | None,
+    limit: int | None,
+    batch_size: int | None,
+    text: str | os.PathLike[str] | None,
+    seed: int,
+) -> Plan:
+    """Read and check everything that needs no model; see :func:`evaluate` for the arguments and the errors."""
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"There is no protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
+    if batch_size is not None and (batch_size < 1 or protocol != "sequential"):
+        raise ConfigError(
+            "batch_size says how many edits a step of a sequential run makes: give 1 or more, only there."
+        )
+    chosen, held_out = _cases(cases, limit), _text(text)
+    left_out: list[str] = []
+    if protocol != "single":
+        chosen, left_out = without_contradictions(chosen)
+    at_once = {"single": 1, "batch": len(chosen), "sequential": batch_size or 1}[protocol]
+    name = method or default_method(at_once)
+    what: dict[str, Any] = {
+        "verb": "evaluate", "method": name, "protocol": protocol, "cases": _named(cases), "limit": limit,
+        "n": len(chosen), "seed": seed, "text": "shipped" if text is None else str(text),
+        # Names may come to stand for other content; a resumed run must not mix the two.
+        "cases_sha256": _digest([case.to_dict() for case in chosen]), "text_sha256": _digest(held_out),
+    }  # fmt: skip
+    if protocol == "sequential":
+        what["batch_size"] = batch_size or 1
+    if left_out:
+        what["left_out"] = left_out
+    if name == NO_METHOD:
+        if config:
+            raise ConfigError("The method 'none' edits nothing and has no options: leave them out.")
+        return Plan(chosen, None, None, held_out, what)
+    editor = get_method(name)
+    settings = editor.configure(config)
+    return Plan(chosen, editor, settings, held_out, {**what, "config": settings.model_dump(mode="json")})
+
+
+def _named(cases: Sequence[EditCase] | str | os.PathLike[str]) -> str:
+    return str(cases) if isinstance(cases, str | os.PathLike) else "given"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def join_phases(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -162,10 +205,7 @@ def _cases(cases: Sequence[EditCase] | str | os.PathLike[str], limit: int | None
 def _text(text: str | os.PathLike[str] | None) -> str:
     if text is None:
         return held_out_text()
-    try:
-        content = Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"The held-out text {text} cannot be read as UTF-8 ({error}): give a text file.") from None
+    content = "\n".join(read_text(Path(text)))
     if len(content.split()) < 50:
         raise DatasetError(f"The held-out text {text} is too short for a perplexity: give some hundred words.")
     return content

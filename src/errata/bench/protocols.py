@@ -31,21 +31,31 @@ CHUNK = 24  # cases solved and scored together: enough to fill a batch, few enou
 SINGLE_TOKENS = 512  # of held-out text after every single edit; a batch is measured on all of it
 
 
-@dataclass
+@dataclass(frozen=True)
+class Editor:
+    """A method, its options, and how many edits a step of a sequence makes."""
+
+    method: Method[Any]
+    config: MethodConfig
+    batch_size: int = 1
+
+    def solve(self, lm: LanguageModel, cases: Sequence[EditCase]) -> Patch:
+        """One patch for all of the cases."""
+        return self.method.solve(lm, [case.edit for case in cases], self.config)
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a protocol works with."""
+    """What is measured, on what, and where it is kept."""
 
     lm: LanguageModel
     cases: Sequence[EditCase]
-    method: Method[Any]
-    config: MethodConfig
     records: RecordWriter
     folder: Path
     text: str
     generation: bool
     fluency_cases: int
     seed: int
-    batch_size: int | None = None
 
     def todo(self, phase: str) -> list[EditCase]:
         """The cases whose line of this phase is not written yet."""
@@ -84,14 +94,21 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
         yield items[at : at + size]
 
 
-def single(run: Run) -> dict[str, Metric]:
+def unedited(run: Run) -> dict[str, Metric]:
+    """The model as it is."""
+    run.base()
+    sums = window_nlls(run.lm, run.text)
+    return {"perplexity": perplexity_metrics(sums, sums, seed=run.seed)["perplexity"]}
+
+
+def single(run: Run, editor: Editor) -> dict[str, Metric]:
     """Each edit alone; edits of a chunk are solved together where the method can share work."""
     run.base()
     todo = run.todo("after")
     before = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
-    with task(f"Editing and scoring, one at a time ({run.method.info.name})", total=len(todo)) as bar:
+    with task(f"Editing and scoring, one at a time ({editor.method.info.name})", total=len(todo)) as bar:
         for chunk in chunks(todo, CHUNK):
-            for case, solved, seconds in _solved(run, chunk):
+            for case, solved, seconds in _solved(run.lm, editor, chunk):
                 _score_single(run, case, solved, seconds, before)
                 bar.advance()
     return {}
@@ -109,12 +126,14 @@ def _score_single(run: Run, case: EditCase, solved: Patch | ErrataError, seconds
         run.score([case], "after", lambda _: {**notes, **method, "perplexity": after})
 
 
-def _solved(run: Run, cases: Sequence[EditCase]) -> Iterator[tuple[EditCase, Patch | ErrataError, float]]:
+def _solved(
+    lm: LanguageModel, editor: Editor, cases: Sequence[EditCase]
+) -> Iterator[tuple[EditCase, Patch | ErrataError, float]]:
     """Each case with its patch, or with the reason why there is none."""
     started = time.process_time()
     try:
         patches: list[Patch | ErrataError] = list(
-            run.method.solve_each(run.lm, [case.edit for case in cases], run.config)
+            editor.method.solve_each(lm, [case.edit for case in cases], editor.config)
         )
         share = (time.process_time() - started) / len(cases)
         yield from ((case, patch, share) for case, patch in zip(cases, patches, strict=True))
@@ -122,13 +141,13 @@ def _solved(run: Run, cases: Sequence[EditCase]) -> Iterator[tuple[EditCase, Pat
         for case in cases:  # one bad request must not cost the others theirs
             started = time.process_time()
             try:
-                solved: Patch | ErrataError = run.method.solve(run.lm, [case.edit], run.config)
+                solved: Patch | ErrataError = editor.solve(lm, [case])
             except (RequestError, NumericalError) as error:
                 solved = error
             yield case, solved, time.process_time() - started
 
 
-def batch(run: Run) -> dict[str, Metric]:
+def batch(run: Run, editor: Editor) -> dict[str, Metric]:
     """All edits in one call; the patch is kept in the run's folder, so a resumed run does not solve again."""
     run.base()
     before = window_nlls(run.lm, run.text)
@@ -137,20 +156,20 @@ def batch(run: Run) -> dict[str, Metric]:
         patch = Patch.from_pretrained(place)
     else:
         started = time.process_time()
-        patch = run.method.solve(run.lm, [case.edit for case in run.cases], run.config)
+        patch = editor.solve(run.lm, run.cases)
         seconds = (time.process_time() - started) / len(run.cases)
         patch.save_pretrained(place)
     with patch.applied(run.lm):
         return _score_all(run, before, seconds)
 
 
-def sequential(run: Run) -> dict[str, Metric]:
+def sequential(run: Run, editor: Editor) -> dict[str, Metric]:
     """Batch after batch on the same model; each step's patch is kept, so a resumed run starts where it stopped."""
     run.base()
     before = window_nlls(run.lm, run.text)
-    steps = list(chunks(run.cases, run.batch_size or 1))
+    steps = list(chunks(run.cases, editor.batch_size))
     seconds, solved = 0.0, 0
-    with ExitStack() as stack, task(f"Editing in sequence ({run.method.info.name})", total=len(steps)) as bar:
+    with ExitStack() as stack, task(f"Editing in sequence ({editor.method.info.name})", total=len(steps)) as bar:
         for number, cases in enumerate(steps):
             place = run.folder / "patches" / f"{number:05d}"
             if place.is_dir():
@@ -158,7 +177,7 @@ def sequential(run: Run) -> dict[str, Metric]:
                 stack.enter_context(patch.applied(run.lm))
             else:
                 started = time.process_time()
-                patch = run.method.solve(run.lm, [case.edit for case in cases], run.config)
+                patch = editor.solve(run.lm, cases)
                 seconds, solved = seconds + time.process_time() - started, solved + len(cases)
                 patch.save_pretrained(place)
                 stack.enter_context(patch.applied(run.lm, verify=False))

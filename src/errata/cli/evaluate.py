@@ -11,7 +11,6 @@ from rich.text import Text
 
 from errata.cli import options
 from errata.cli.output import Output, table
-from errata.errors import ConfigError
 
 if TYPE_CHECKING:
     from errata.evaluation.schema import Measured
@@ -66,41 +65,22 @@ def run(
     """
     say = Output(as_json=as_json, quiet=quiet)
     with say.working():
-        # The library reads these again; told now, a fault costs nobody the loading of a model.
-        config = _config(method, settings, corpus, batch=protocol is Protocol.BATCH)
-        _check_files(cases, limit, text)
+        config = options.all_settings(settings, corpus=corpus) or None
+
+        from errata.bench import evaluate, prepare
+
+        # The library does this again; told now, a fault costs nobody the loading of a model.
+        prepare(
+            cases, method=method, protocol=protocol.value, config=config, limit=limit, batch_size=batch_size, text=text,
+            seed=seed,
+        )  # fmt: skip
         lm = options.load_model(say, model, device, dtype)
-
-        from errata.bench import evaluate
-
         measured = evaluate(
             lm, cases, method=method, protocol=protocol.value, config=config, limit=limit, out=out,
             batch_size=batch_size, text=text, generation=generation, fluency_cases=fluency_cases, seed=seed,
         )  # fmt: skip
     document = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
     say.report(document, str(out), _table(measured), Text(f"metrics.json and records.jsonl are in {out}"))
-
-
-def _config(
-    method: str | None, settings: list[str] | None, corpus: str | None, *, batch: bool
-) -> dict[str, Any] | None:
-    if method == NONE:
-        if settings or corpus is not None:
-            raise ConfigError("--method none edits nothing and has no options: leave --set and --corpus out.")
-        return None
-    from errata.methods import default_method, get_method
-
-    name = method or default_method(2 if batch else 1)
-    return options.method_options(get_method(name), settings, corpus=corpus)
-
-
-def _check_files(cases: str, limit: int | None, text: Path | None) -> None:
-    from errata.datasets import read_cases, read_text
-
-    if cases != STARTER:
-        read_cases(cases, limit=limit)
-    if text is not None:
-        read_text(text)
 
 
 def _table(measured: Measured) -> Any:

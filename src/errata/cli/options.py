@@ -77,9 +77,7 @@ def method_options(
     Raises:
         ConfigError: an unknown option, a value out of range, an option given by two flags, or no such corpus.
     """
-    options = parse_settings(settings)
-    if corpus is not None:
-        _put(options, "corpus", corpus, "--corpus")
+    options = all_settings(settings, corpus=corpus)
     if layer is not None:
         fields = method.Config.model_fields
         if "layer" in fields:
@@ -88,8 +86,20 @@ def method_options(
             _put(options, "layers", [layer], "--layer")
         else:
             raise ConfigError(f"{method.info.name} edits no single layer: leave --layer out.")
-    configured = method.configure(options)
-    _check_corpus(getattr(configured, "corpus", None))
+    method.configure(options)
+    return options
+
+
+def all_settings(settings: Sequence[str] | None, *, corpus: str | None = None) -> dict[str, Any]:
+    """The options of ``--set`` and ``--corpus`` together.
+
+    Raises:
+        ConfigError: an option given by both flags, or no such corpus.
+    """
+    options = parse_settings(settings)
+    if corpus is not None:
+        _put(options, "corpus", corpus, "--corpus")
+    _check_corpus(options.get("corpus"))
     return options
 
 

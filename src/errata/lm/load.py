@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -124,12 +127,21 @@ def _resolve(name: str) -> tuple[str, str | None, str | None]:
         return str(path.parent), path.name, _gguf_format(path)
     if path.is_dir():
         origin = path / ORIGIN_FILE
-        return str(path), None, json.loads(origin.read_text()).get("quantised_origin") if origin.is_file() else None
+        return str(path), None, _origin(origin) if origin.is_file() else None
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(
             f"There is no folder {name}: give a hub id, a folder with a model in it, a .gguf file, or {EMBEDDED!r}."
         )
     return name, None, None
+
+
+def _origin(file: Path) -> str | None:
+    """The packed format that the note beside a model names."""
+    try:
+        note = json.loads(file.read_text(encoding="utf-8"))
+        return str(note["quantised_origin"]) if note["quantised_origin"] is not None else None
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{file} is damaged: remove its folder, and the model is converted or saved again.") from None
 
 
 def _gguf_format(path: Path) -> str:
@@ -148,7 +160,7 @@ def _embedded() -> tuple[str, str | None, str | None]:
     folder = cache_dir("models", EMBEDDED)
     origin = folder / ORIGIN_FILE
     if origin.is_file():
-        return str(folder), None, json.loads(origin.read_text())["quantised_origin"]
+        return str(folder), None, _origin(origin)
     spec = find_spec(EMBEDDED_PACKAGE)
     files = (
         sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
@@ -178,11 +190,19 @@ def save_plain(model: Any, tokenizer: Any, folder: Path) -> None:
     if packing is not None:
         del model.config.quantization_config
     try:
-        model.save_pretrained(folder)
+        with _silent_bars():
+            model.save_pretrained(folder)
     finally:
         if packing is not None:
             model.config.quantization_config = packing
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _silent_bars() -> Iterator[None]:
+    """Without the bars that transformers draws for reading, expanding and writing weights: some heed no switch."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def _load_model(place: str, gguf: str | None, *, dtype: torch.dtype | None, device_map: Any, **hub: Any) -> Any:
@@ -211,19 +231,17 @@ def _loading(place: str, part: str, call: Any) -> Any:
     """Run a transformers loader quietly; whatever goes wrong becomes one sentence."""
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return call()
+        with _silent_bars():
+            return call()
     except ErrataError:
         raise
     except Exception as error:  # transformers raises many kinds here
         raise _explained(place, part, error) from error
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _explained(place: str, part: str, error: Exception) -> ModelError:

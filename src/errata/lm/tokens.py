@@ -29,7 +29,7 @@ def encode(tokenizer: Any, text: str) -> Encoded:
     """
     doubled = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     try:
-        out = tokenizer(text, add_special_tokens=not doubled, return_offsets_mapping=True)
+        out = tokenizer(text, add_special_tokens=not doubled, return_offsets_mapping=True, verbose=False)
     except NotImplementedError:
         raise ModelError(
             "This tokenizer cannot give character offsets, which finding a subject needs: load its fast version."

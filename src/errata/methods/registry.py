@@ -13,7 +13,14 @@ GROUP = "errata.methods"
 
 
 def _points() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
+    points: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        first = points.setdefault(point.name, point)
+        if first.value != point.value:
+            raise ConfigError(
+                f"Two packages register {point.name!r} ({first.value} and {point.value}): uninstall one of them."
+            )
+    return points
 
 
 def method_names() -> list[str]:
