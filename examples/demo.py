@@ -1,9 +1,10 @@
 """Edit five facts in a small model, look at the answers before and after, and keep the patch.
 
-    python examples/demo.py [folder]
+    python examples/demo.py [folder] [picture.svg]
 
 The facts are true ones turned false on purpose: that the model knew them shows that it was the edit that changed them.
-The folder (by default ``demo-output``) gets the patch and a page that opens in any browser.
+The folder (by default ``demo-output``) gets the patch and a page that opens in any browser; the picture, where one is
+asked for, what the terminal shows.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from errata.web.page import write_before_after
 MODEL = "smollm2-135m"
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, picture: Path | None = None) -> int:
     """Run the demo; the exit code is 1 where an edit did not take."""
-    screen = Console()
+    screen = Console(record=picture is not None, width=118 if picture is not None else None)
     screen.print(f"Loading {MODEL} ...")
     lm = errata.load(MODEL)
     edits = errata.read_edits(Path(__file__).with_name("demo_edits.jsonl"))
@@ -51,6 +52,8 @@ def main(folder: Path) -> int:
     patch.apply(lm)
     patch.revert(lm)
     screen.print(f"Applied and reverted, every bit as before: {lm.fingerprint() == before}")
+    if picture is not None:
+        screen.save_svg(str(picture), title="make demo")
     return 0 if preview.took else 1
 
 
@@ -68,4 +71,5 @@ def show(screen: Console, preview: Preview) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-output")))
+    places = [Path(argument) for argument in sys.argv[1:3]] or [Path("demo-output")]
+    sys.exit(main(*places))
