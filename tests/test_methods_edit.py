@@ -20,7 +20,7 @@ from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.methods.locate_then_edit.values import optimise_values
 from errata.patch import Patch
 from errata.records import Edit
-from errata.statistics import open_corpus, second_moments
+from errata.statistics import StarterSubjects, open_corpus, second_moments
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_model, tiny_tokenizer
 from reference.odd_model import odd_model
 from reference.plain_keys import plain_keys
@@ -253,6 +253,11 @@ def measured(lm, edit, config):
     return rewrites, keys[0], outputs[0], (values.start + values.delta)[0]
 
 
+def bare_half(rows):
+    """R-ROME's default mean over contexts: half of it is the bare prompt's, which comes first."""
+    return (rows[0] + rows[1:].mean(0)) / 2
+
+
 @pytest.mark.parametrize("edit", [EDITS[0], EDITS[1], LATE[2]], ids=lambda e: e.subject)
 @pytest.mark.parametrize("family", EDITABLE)
 def test_r_rome_writes_the_value_at_the_mean_key(family, edit):
@@ -261,6 +266,15 @@ def test_r_rome_writes_the_value_at_the_mean_key(family, edit):
     rewrites, _, _, target = measured(lm, edit, config)
     with errata.edit(lm, edit, method="r-rome", config=config).applied(lm):
         # W is linear, so its mean output over the contexts is its output at the mean key.
+        outputs = plain_keys(lm.model, rewrites, lm.layer(1).out_projection)[1][0]
+    assert float((bare_half(outputs) - target).norm() / target.norm()) < 1e-4
+
+
+def test_without_a_bare_weight_r_rome_weighs_all_contexts_alike():
+    lm = load(tiny("llama"))
+    config = get_method("r-rome").configure(options("r-rome", QUICK, bare_weight=None))
+    rewrites, _, _, target = measured(lm, EDITS[0], config)
+    with errata.edit(lm, EDITS[0], method="r-rome", config=config).applied(lm):
         outputs = plain_keys(lm.model, rewrites, lm.layer(1).out_projection)[1][0]
     assert float((outputs.mean(0) - target).norm() / target.norm()) < 1e-4
 
@@ -282,9 +296,12 @@ def test_the_update_is_the_papers_formula_with_a_dense_inverse(family, method, c
     config = get_method(method).configure(options(method, QUICK, corpus=corpus, corpus_tokens=500))
     _, keys, outputs, target = measured(lm, EDITS[1], config)
     C = second_moments(lm, [1], open_corpus(corpus), tokens=500)[1].matrix.double()
+    if config.subject_weight:
+        subjects = second_moments(lm, [1], StarterSubjects())[1].matrix.double()
+        C = C + config.subject_weight * subjects
     C = C + 1e-4 * torch.trace(C) / len(C) * torch.eye(len(C), dtype=torch.float64)
     if method == "r-rome":
-        expected = plain_rome(C, keys.double().mean(0), target - outputs.mean(0))
+        expected = plain_rome(C, bare_half(keys.double()), target - bare_half(outputs))
     else:
         expected = plain_rome(C, keys.double().mean(0), target - outputs[0], read_at=keys[0])
     (update,) = errata.edit(lm, EDITS[1], method=method, config=config).updates

@@ -127,7 +127,7 @@ class SplitBatch:
             captured, with its gradient history when one is being recorded.
         """
         lm, logits = self.lm, None
-        if not self.restartable:
+        if start and not self.restartable:
             start, hidden = 0, None
         blocks = [lm.block(i) for i in range(start)]
         with ExitStack() as stack:

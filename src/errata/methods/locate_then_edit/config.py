@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 
 from errata.errors import ConfigError
@@ -32,8 +30,6 @@ class LocateThenEditConfig(MethodConfig):
         "self", description="Where ordinary text for C comes from: 'self', a path, 'hub:<id>', or 'identity' for C = I."
     )
     corpus_tokens: int | None = Field(None, ge=2, description="Tokens for C; by default ten per key dimension.")
-
-    published_name: ClassVar[str] = ""
 
     def value_settings(self) -> ValueSettings:
         """The optimiser's own settings."""

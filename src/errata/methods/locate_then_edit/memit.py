@@ -39,7 +39,7 @@ class MemitConfig(LocateThenEditConfig):
     steps: int = Field(25, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     clamp: float = Field(0.75, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the block's output.")
     preservation: float = Field(
-        0.5, gt=0.0, description="λ relative to the mean of the keys' own kᵀC⁻¹k: more keeps more and writes less."
+        0.2, gt=0.0, description="λ relative to the mean of the keys' own kᵀC⁻¹k: more keeps more and writes less."
     )
 
 

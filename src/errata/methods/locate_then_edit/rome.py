@@ -32,9 +32,30 @@ from errata.records import Edit
 
 
 class RomeConfig(LocateThenEditConfig):
-    """Options of ROME and R-ROME."""
+    """Options of ROME, with its published values where they have no scale of their own."""
 
     layer: int | None = Field(None, ge=0, description="The edited layer; by default the one at `depth`.")
+    contexts: int = Field(20, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
+    bare_weight: float | None = Field(
+        None, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; by default as each context's."
+    )
+    subject_weight: float = Field(
+        0.0, ge=0.0, description="How much the second moment of keys at other subjects adds to C."
+    )
+
+
+class RRomeConfig(RomeConfig):
+    """Options of R-ROME: the defaults come from a sweep on a real model (docs/methods.md)."""
+
+    contexts: int = Field(5, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
+    clamp: float = Field(2.0, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the MLP's output.")
+    stop_loss: float = Field(0.2, ge=0.0, description="An edit whose loss falls below this stops.")
+    bare_weight: float | None = Field(
+        0.5, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; None for as each context's."
+    )
+    subject_weight: float = Field(
+        1.0, ge=0.0, description="How much the second moment of keys at other subjects adds to C."
+    )
 
 
 class RRome(Method[RomeConfig]):
@@ -49,7 +70,7 @@ class RRome(Method[RomeConfig]):
         needs="the second moment of that layer's keys over ordinary text",
         paper="Gupta, Baskaran, Anumanchipalli: Rebuilding ROME (EMNLP 2024, arXiv 2403.07175)",
     )
-    Config = RomeConfig
+    Config: type[RomeConfig] = RRomeConfig
     one_key: ClassVar[bool] = True
 
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig) -> Patch:
@@ -61,7 +82,7 @@ class RRome(Method[RomeConfig]):
         with ExitStack() as stack:
             for edit, rewrite in zip(edits, rewrites, strict=True):
                 values = optimise_values(lm, [rewrite], layer, config.value_settings(), site="mlp")
-                updates.append(self._update(lm, layer, metric, values, 0))
+                updates.append(self._update(lm, layer, metric, config, values, 0))
                 notes.append(_note(edit, values, 0))
                 if len(edits) > 1:
                     so_far = self._patch(lm, updates[-1:], [edit], config, contexts, notes[-1:], layer, base)
@@ -76,7 +97,7 @@ class RRome(Method[RomeConfig]):
         return [
             self._patch(
                 lm,
-                [self._update(lm, layer, metric, values, i)],
+                [self._update(lm, layer, metric, config, values, i)],
                 [edit],
                 config,
                 contexts,
@@ -98,11 +119,18 @@ class RRome(Method[RomeConfig]):
         (layer,) = self.layers(lm, config)
         contexts = sample_contexts(lm, config.contexts, config.seed)
         rewrites = tokenise(lm, edits, contexts)
-        return layer, contexts, rewrites, metrics_for(lm, [layer], config)[layer]
+        return layer, contexts, rewrites, metrics_for(lm, [layer], config, subject_weight=config.subject_weight)[layer]
 
-    def _update(self, lm: LanguageModel, layer: int, metric: Metric, values: Values, i: int) -> LowRank:
+    def _update(
+        self, lm: LanguageModel, layer: int, metric: Metric, config: RomeConfig, values: Values, i: int
+    ) -> LowRank:
         left, right = solve_value(
-            metric, values.keys[i], values.outputs[i], values.start[i] + values.delta[i], one_key=self.one_key
+            metric,
+            values.keys[i],
+            values.outputs[i],
+            values.start[i] + values.delta[i],
+            one_key=self.one_key,
+            bare=config.bare_weight,
         )
         return LowRank(lm.weight_name(layer), left.float(), right.float(), lm.layer(layer).transposed)
 
@@ -136,11 +164,12 @@ class Rome(RRome):
         needs="the second moment of that layer's keys over ordinary text",
         paper="Meng et al.: Locating and Editing Factual Associations in GPT (NeurIPS 2022, arXiv 2202.05262)",
     )
+    Config = RomeConfig
     one_key: ClassVar[bool] = False
 
 
 def solve_value(
-    metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool
+    metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool, bare: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """The rank-one change that writes a value.
 
@@ -150,11 +179,12 @@ def solve_value(
         outputs: [contexts, d] outputs of W there.
         target: v*, [d].
         one_key: R-ROME (mean key and mean output throughout) or ROME as released (bare key and output in the fraction).
+        bare: the bare prompt's share of the means; None for one as large as each context's.
 
     Returns:
         left [d, 1] and right [1, m]: R-ROME's satisfy (W + left right) · mean key = v*.
     """
-    weights = context_weights(len(keys), bare=1.0 / len(keys)).to(keys.device)
+    weights = context_weights(len(keys), bare=bare or 1.0 / len(keys)).to(keys.device)
     mean_key, mean_output = weights @ keys.double(), weights @ outputs.double()
     if one_key:
         return rank_one(metric, mean_key, target.double() - mean_output)
