@@ -8,18 +8,16 @@ from importlib import import_module
 import pytest
 import torch
 
-from errata.datasets import starter_cases
 from errata.errors import ArchitectureError, ConfigError, DatasetError, NumericalError
 from errata.files import cache_dir
 from errata.lm import load
-from errata.lm.activations import capture
 from errata.lm.forward import SplitBatch
 from errata.methods.locate_then_edit.config import LocateThenEditConfig
 from errata.methods.locate_then_edit.moments import metrics_for
 from errata.patch import LowRank, Patch
 from errata.records import Edit
 from errata.statistics import open_corpus, second_moments
-from errata.statistics.corpora import WINDOW, SelfSampled, StarterSubjects, TextFiles
+from errata.statistics.corpora import WINDOW, SelfSampled, TextFiles
 from errata.statistics.second_moments import TOKENS_PER_WIDTH, enough_tokens
 from errata.testing import FAMILIES, tiny
 from reference.plain_keys import plain_second_moment
@@ -322,28 +320,3 @@ def test_a_corpus_that_is_not_there_is_refused(tmp_path):
 def test_a_corpus_object_is_taken_as_it_is():
     corpus = SelfSampled(3)
     assert open_corpus(corpus) is corpus
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_subjects_count_at_their_last_token_only(family):
-    lm = load(tiny(family))
-    corpus = StarterSubjects()
-    path = lm.layer(1).out_projection
-    keys = []
-    for window in corpus.windows(lm, 1):
-        assert len(window) > 1
-        with torch.no_grad(), capture(lm.model, inputs=[path]) as seen:
-            lm.model(input_ids=torch.tensor([window]))
-        keys.append(seen.inputs[path][0, -1].double())
-    assert len(keys) > 300
-    K = torch.stack(keys)
-    moment = second_moments(lm, [1], corpus)[1]
-    assert moment.count == len(keys)
-    torch.testing.assert_close(moment.matrix.double(), K.T @ K / len(keys), rtol=1e-4, atol=1e-5)
-
-
-def test_subjects_end_where_the_cases_say():
-    lm = load(tiny("llama"))
-    texts = [lm.tokenizer.decode(window) for window in StarterSubjects().windows(lm, 1)]
-    subjects = {case.edit.subject for case in starter_cases()}
-    assert all(any(text.endswith(subject) for subject in subjects) for text in texts)

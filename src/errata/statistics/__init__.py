@@ -1,12 +1,11 @@
 """What a layer's keys look like on ordinary text: corpora, second moments and their factors."""
 
-from errata.statistics.corpora import Corpus, StarterSubjects, open_corpus
+from errata.statistics.corpora import Corpus, open_corpus
 from errata.statistics.second_moments import SecondMoment, cache_folder, enough_tokens, second_moments
 
 __all__ = [
     "Corpus",
     "SecondMoment",
-    "StarterSubjects",
     "cache_folder",
     "enough_tokens",
     "open_corpus",

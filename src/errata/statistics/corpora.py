@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from errata.datasets import read_text, starter_cases
+from errata.datasets import read_text
 from errata.errors import ConfigError
 from errata.lm.generation import generate_ids
 from errata.lm.language_model import LanguageModel
-from errata.lm.tokens import encode, last_token_of
+from errata.lm.tokens import encode
 
 WINDOW = 128
 SELF = "self"
@@ -31,7 +31,6 @@ class Corpus(ABC):
     """A source of token windows; ``identity`` names it in caches and cards."""
 
     identity: str
-    last_only: bool = False  # whether only the last token of each window counts
 
     @abstractmethod
     def windows(self, lm: LanguageModel, tokens: int) -> Iterator[list[int]]:
@@ -60,29 +59,6 @@ class SelfSampled(Corpus):
                 yield start + more
                 if given >= tokens:
                     return
-
-
-class StarterSubjects(Corpus):
-    """Prompts of the starter cases up to their subject's last token, which alone counts: where edits are written."""
-
-    last_only = True
-
-    def __init__(self) -> None:
-        self._texts = [
-            (text[: at + len(case.edit.subject)], at)
-            for case in starter_cases()
-            for text in (case.edit.text, *case.paraphrases)
-            if (at := text.find(case.edit.subject)) >= 0
-        ]
-        self.identity = f"subjects-{hashlib.sha256(repr(self._texts).encode()).hexdigest()[:12]}"
-
-    def windows(self, lm: LanguageModel, tokens: int) -> Iterator[list[int]]:
-        """All of them, whatever ``tokens`` says."""
-        for text, at in self._texts:
-            encoded = encode(lm.tokenizer, text)
-            last = last_token_of(encoded, (at, len(text)))
-            if last > 0:  # the first position's keys are attention sinks
-                yield list(encoded.ids[: last + 1])
 
 
 class TextFiles(Corpus):

@@ -98,8 +98,6 @@ def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: i
             _, seen = batch.run(inputs=list(paths.values()), stop=stop, stop_before=True)
         real = batch.mask.bool()
         real[:, 0] = False
-        if corpus.last_only:
-            real &= torch.arange(real.shape[1], device=real.device) == batch.mask.sum(1, keepdim=True) - 1
         for layer, path in paths.items():
             keys = seen.inputs[path].reshape(*real.shape, -1)[real.to(seen.inputs[path].device)].float()
             # Products of one batch in float32 are exact enough; sums over the corpus are kept in float64.

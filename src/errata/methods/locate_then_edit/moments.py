@@ -14,39 +14,26 @@ from errata.methods.locate_then_edit.config import IDENTITY, LocateThenEditConfi
 from errata.methods.locate_then_edit.solvers import Metric
 from errata.patch import base_fingerprint
 from errata.patch.stack import originals
-from errata.statistics import StarterSubjects, open_corpus, second_moments
+from errata.statistics import open_corpus, second_moments
 
 KEPT = 16  # factors in memory: each is m x m in float64
 
 _factors: OrderedDict[tuple[object, ...], Metric] = OrderedDict()
 
 
-def metrics_for(
-    lm: LanguageModel, layers: Sequence[int], config: LocateThenEditConfig, *, subject_weight: float = 0.0
-) -> dict[int, Metric]:
-    """The metric of each layer, on the weights without their patches (a sequence of edits keeps one C throughout).
-
-    Args:
-        lm: the model.
-        layers: which layers.
-        config: names the corpus.
-        subject_weight: how much of the second moment of keys at subjects is added to that of ordinary text.
-    """
+def metrics_for(lm: LanguageModel, layers: Sequence[int], config: LocateThenEditConfig) -> dict[int, Metric]:
+    """The metric of each layer, on the weights without their patches (a sequence of edits keeps one C throughout)."""
     if config.corpus == IDENTITY:
         return {layer: Metric.of(None) for layer in layers}
     fingerprint = base_fingerprint(lm)
     corpus = open_corpus(config.corpus)
-    keys = {layer: (fingerprint, layer, corpus.identity, config.corpus_tokens, subject_weight) for layer in layers}
+    keys = {layer: (fingerprint, layer, corpus.identity, config.corpus_tokens) for layer in layers}
     missing = [layer for layer, key in keys.items() if key not in _factors]
     if missing:
         with _bare(lm):
             found = second_moments(lm, missing, corpus, tokens=config.corpus_tokens, fingerprint=fingerprint)
-            matrices = {layer: moment.matrix for layer, moment in found.items()}
-            if subject_weight:
-                subjects = second_moments(lm, missing, StarterSubjects(), fingerprint=fingerprint)
-                matrices = {layer: c + subject_weight * subjects[layer].matrix for layer, c in matrices.items()}
-        for layer, matrix in matrices.items():
-            _factors[keys[layer]] = Metric.of(matrix)
+        for layer, moment in found.items():
+            _factors[keys[layer]] = Metric.of(moment.matrix)
     result = {layer: _factors[key] for layer, key in keys.items()}
     for key in keys.values():
         _factors.move_to_end(key)

@@ -39,9 +39,6 @@ class RomeConfig(LocateThenEditConfig):
     bare_weight: float | None = Field(
         None, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; by default as each context's."
     )
-    subject_weight: float = Field(
-        0.0, ge=0.0, description="How much the second moment of keys at other subjects adds to C."
-    )
 
 
 class RRomeConfig(RomeConfig):
@@ -52,9 +49,6 @@ class RRomeConfig(RomeConfig):
     stop_loss: float = Field(0.2, ge=0.0, description="An edit whose loss falls below this stops.")
     bare_weight: float | None = Field(
         0.5, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; None for as each context's."
-    )
-    subject_weight: float = Field(
-        1.0, ge=0.0, description="How much the second moment of keys at other subjects adds to C."
     )
 
 
@@ -119,7 +113,7 @@ class RRome(Method[RomeConfig]):
         (layer,) = self.layers(lm, config)
         contexts = sample_contexts(lm, config.contexts, config.seed)
         rewrites = tokenise(lm, edits, contexts)
-        return layer, contexts, rewrites, metrics_for(lm, [layer], config, subject_weight=config.subject_weight)[layer]
+        return layer, contexts, rewrites, metrics_for(lm, [layer], config)[layer]
 
     def _update(
         self, lm: LanguageModel, layer: int, metric: Metric, config: RomeConfig, values: Values, i: int
