@@ -77,7 +77,7 @@ def base_fingerprint(lm: LanguageModel) -> str:
     if not stack.layers:
         return lm.fingerprint()
     if stack.base_fingerprint is None:
-        with _bare(lm, stack):
+        with bare(lm):
             stack.base_fingerprint = lm.fingerprint()
     return stack.base_fingerprint
 
@@ -228,8 +228,9 @@ def _write(lm: LanguageModel, values: dict[str, Tensor], *, undo: dict[str, Tens
 
 
 @contextmanager
-def _bare(lm: LanguageModel, stack: Stack) -> Iterator[None]:
-    """The model without its patches, for as long as a fingerprint takes."""
+def bare(lm: LanguageModel) -> Iterator[None]:
+    """The model without the patches it carries, for as long as something is measured on it."""
+    stack = _stack(lm)
     now = {name: weight.detach().clone() for name, weight in _weights(lm.model).items() if name in stack.originals}
     _write(lm, stack.originals, undo=now)
     try:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
 
 from errata.lm.language_model import LanguageModel
 from errata.methods.locate_then_edit.config import IDENTITY, LocateThenEditConfig
 from errata.methods.locate_then_edit.solvers import Metric
 from errata.patch import base_fingerprint
-from errata.patch.stack import originals
+from errata.patch.stack import bare
 from errata.statistics import open_corpus, second_moments
 
 KEPT = 16  # factors in memory: each is m x m in float64
@@ -30,7 +26,7 @@ def metrics_for(lm: LanguageModel, layers: Sequence[int], config: LocateThenEdit
     keys = {layer: (fingerprint, layer, corpus.identity, config.corpus_tokens) for layer in layers}
     missing = [layer for layer, key in keys.items() if key not in _factors]
     if missing:
-        with _bare(lm):
+        with bare(lm):
             found = second_moments(lm, missing, corpus, tokens=config.corpus_tokens, fingerprint=fingerprint)
         for layer, moment in found.items():
             _factors[keys[layer]] = Metric.of(moment.matrix)
@@ -40,22 +36,3 @@ def metrics_for(lm: LanguageModel, layers: Sequence[int], config: LocateThenEdit
     while len(_factors) > max(KEPT, len(layers)):
         _factors.popitem(last=False)
     return result
-
-
-@contextmanager
-def _bare(lm: LanguageModel) -> Iterator[None]:
-    """The model without the patches it carries: what is measured is kept under the bare weights' fingerprint."""
-    weights = dict(lm.model.named_parameters())
-    before = originals(lm)
-    patched = {name: weights[name].detach().clone() for name in before}
-    try:
-        _write(weights, before)
-        yield
-    finally:
-        _write(weights, patched)
-
-
-@torch.no_grad()
-def _write(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    for name, value in values.items():
-        weights[name].copy_(value)
