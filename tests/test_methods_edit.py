@@ -30,7 +30,8 @@ from reference.samples import CONTEXTS, EDITS, LATE, hooks_on, one_sentence
 
 EDITABLE = tuple(sorted({*FAMILIES, *VARIANTS} - {"mixtral"}))
 POST_NORM = ("gemma2", "gemma3", "olmo2", "opt_postnorm")
-METHODS = ("rome", "r-rome", "memit")
+BATCHED = ("memit", "emmet", "alphaedit")
+METHODS = ("rome", "r-rome", *BATCHED)
 
 # A random model needs a larger shift than a trained one, and has no knowledge that KL and decay would protect.
 STRONG = {
@@ -41,7 +42,7 @@ QUICK = {**STRONG, "steps": 3}
 
 
 def options(method, base=STRONG, **changes):
-    place = {"layers": (1,), "preservation": 0.01} if method == "memit" else {"layer": 1}
+    place = {"layers": (1,), "preservation": 0.01} if method in BATCHED else {"layer": 1}
     return {**base, **place, **changes}
 
 
@@ -80,7 +81,7 @@ def corpus(tmp_path):
 @pytest.mark.parametrize("family", EDITABLE)
 def test_an_edit_leaves_the_model_and_its_patch_does_what_was_asked(family, method, tmp_path):
     lm = load(tiny(family))
-    edits = LATE[:3] if method == "memit" else LATE[1:2]
+    edits = LATE[:3] if method in BATCHED else LATE[1:2]
     lm.model.get_input_embeddings().weight.requires_grad_(False)
     before, asked = log_probabilities(lm, edits), [p.text for p in edits]
     originals = copy.deepcopy(lm.model.state_dict())
@@ -121,7 +122,7 @@ def test_the_target_becomes_the_likeliest(family, method):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 def test_edits_with_a_measured_second_moment(family, method, corpus):
     lm = load(tiny(family))
-    edits = LATE[:3] if method == "memit" else LATE[1:2]
+    edits = LATE[:3] if method in BATCHED else LATE[1:2]
     before, was = log_probabilities(lm, edits), state(lm)
     patch = errata.edit(lm, edits, method=method, config=options(method, corpus=corpus, corpus_tokens=500))
     assert state(lm) == was
@@ -216,12 +217,12 @@ def test_an_error_half_way_leaves_the_model_as_it_was(method, monkeypatch):
             raise NumericalError("The second solve failed.")
         return original(*args, **options)
 
-    where = "memit.ridge" if method == "memit" else "rome.rank_one"
+    where = "insertion.ridge" if method in BATCHED else "rome.rank_one"
     module, name = where.split(".")
     home = __import__(f"errata.methods.locate_then_edit.{module}", fromlist=[name])
     original = getattr(home, name)
     monkeypatch.setattr(home, name, failing)
-    config = options(method, QUICK, layers=(0, 1)) if method == "memit" else options(method, QUICK)
+    config = options(method, QUICK, layers=(0, 1)) if method in BATCHED else options(method, QUICK)
     with pytest.raises(NumericalError):
         errata.edit(lm, LATE[:2], method=method, config=config)
     assert len(calls) == 2
@@ -586,7 +587,7 @@ def test_an_unknown_option_is_told_the_known_ones():
 def test_a_layer_that_cannot_be_edited(method, layer, kind):
     lm = load(tiny("gpt2"))
     was = state(lm)
-    place = {"layers": (0, layer)} if method == "memit" else {"layer": layer}
+    place = {"layers": (0, layer)} if method in BATCHED else {"layer": layer}
     with pytest.raises(kind) as error:
         errata.edit(lm, LATE[0], method=method, config={**QUICK, **place})
     assert one_sentence(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +59,29 @@ class Method(ABC, Generic[C]):
     @abstractmethod
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: C) -> Patch:
         """Find the patch that makes all the edits. The model is bit for bit the same on return, also after an error."""
+
+    def resume(
+        self,
+        lm: LanguageModel,
+        edits: Sequence[Edit],
+        config: C,
+        *,
+        known: Patch | None = None,
+        folder: Path | None = None,
+    ) -> Patch:
+        """Like :meth:`solve`, with what an earlier run found out. Override where something of it can be used.
+
+        Args:
+            lm: the model, with the weights of the earlier run.
+            edits: what to change now. config: the earlier run's.
+            known: its patch, which may make other edits too.
+            folder: where unfinished work is kept, and found again after an interruption.
+        """
+        return self.solve(lm, edits, config)
+
+    def finish(self, lm: LanguageModel, patches: Sequence[Patch], config: C) -> Patch | None:
+        """The last word on a finished run: one patch in place of its steps', or None to leave them as they are."""
+        return None
 
     def solve_each(self, lm: LanguageModel, edits: Sequence[Edit], config: C) -> list[Patch]:
         """One patch an edit, each as if the others were never asked. Override where they can share work."""

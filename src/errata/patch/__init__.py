@@ -6,7 +6,7 @@ from errata.patch.card import Base, PatchCard, UpdateEntry
 from errata.patch.export import export_merged, restore_merged
 from errata.patch.lora import export_lora
 from errata.patch.patch import Patch
-from errata.patch.stack import applied_patches, base_fingerprint, is_applied
+from errata.patch.stack import applied_patches, base_fingerprint, is_applied, originals
 from errata.patch.updates import Dense, LowRank, Update, register
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "export_lora",
     "export_merged",
     "is_applied",
+    "originals",
     "register",
     "restore_merged",
 ]

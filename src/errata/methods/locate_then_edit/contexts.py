@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 from errata.lm.generation import generate_ids
 from errata.lm.language_model import LanguageModel
 from errata.lm.tokens import encode
+from errata.patch.stack import bare
 
 BARE = ""
 SEEDS = ("The", "Therefore", "Because", "I", "You")
@@ -23,7 +24,9 @@ def sample_contexts(lm: LanguageModel, count: int, seed: int = 0) -> tuple[str, 
     """
     known = _drawn.setdefault(lm, {})
     if (count, seed) not in known:
-        known[count, seed] = (BARE, *_draw(lm, count, seed))
+        # From the bare model: a sequence that is resumed half-way must see the openings that it began with.
+        with bare(lm):
+            known[count, seed] = (BARE, *_draw(lm, count, seed))
     return known[count, seed]
 
 

@@ -1,12 +1,13 @@
 """Which change of W sends keys to values: pure linear algebra on [m, n] keys and [d, n] residuals.
 
-C is the [m, m] second moment of ordinary keys. All solves run in float64 through one Cholesky factor of C, computed
-once a layer; with Y = L⁻¹K every method needs only the n x n Gram matrix G = YᵀY = KᵀC⁻¹K (the cards' dual forms).
+C is the [m, m] second moment of ordinary keys. All solves run in float64 through a map T with C⁻¹ = TᵀT, computed once
+a layer (from a Cholesky factor of C, or a basis of its null space). With Y = TK every method needs only the n x n Gram
+matrix G = YᵀY = KᵀC⁻¹K, or YYᵀ where edits outnumber dimensions (the cards' dual and primal forms).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,13 +17,18 @@ from errata.errors import NumericalError
 
 @dataclass(frozen=True)
 class Metric:
-    """The inner product kᵀC⁻¹k' in which an edit's side effects are measured.
+    """The inner product kᵀC⁻¹k' in which an edit's side effects are measured, as a linear map T with C⁻¹ = TᵀT.
 
     Attributes:
         factor: lower Cholesky factor of C (with its ridge), [m, m] float64; None stands for C = I.
+        basis: orthonormal columns [m, r] float64, in place of a factor: C⁻¹ is then the projection on their span, and
+            an update reads nothing outside it (AlphaEdit's null space).
+        memory: lower Cholesky factor [r, r] of what earlier edits added, in whitened coordinates.
     """
 
     factor: Tensor | None
+    basis: Tensor | None = None
+    memory: Tensor | None = None
 
     @staticmethod
     def of(matrix: Tensor | None, *, ridge: float = 1e-4) -> Metric:
@@ -41,19 +47,42 @@ class Metric:
                 return Metric(factor)
         raise NumericalError("The second moment is not positive definite: measure it again on more text.")
 
+    def remembering(self, keys: Tensor, strength: float) -> Metric:
+        """The metric of C + KKᵀ/λ: keys of earlier edits, [m, N], count beside ordinary ones (MEMIT-seq, AlphaEdit).
+
+        With T of this metric and LLᵀ = I + (TK)(TK)ᵀ/λ, the new map is L⁻¹T, whatever T is; so one memory serves every
+        method of the family.
+        """
+        if keys.shape[1] == 0:
+            return self
+        whitened = self.whiten(keys)
+        added = whitened @ whitened.T / strength
+        added.diagonal().add_(1.0)
+        factor, failed = torch.linalg.cholesky_ex(added)
+        if int(failed):
+            raise NumericalError("The keys of earlier edits are not finite: revert the patch that broke the model.")
+        return replace(self, memory=factor if self.memory is None else self.memory @ factor)
+
     def whiten(self, keys: Tensor) -> Tensor:
-        """Y = L⁻¹K, [m, n] float64."""
-        keys = keys.double()
-        if self.factor is None:
-            return keys
-        solved: Tensor = torch.linalg.solve_triangular(self.factor.to(keys.device), keys, upper=False)
-        return solved
+        """Y = TK, [r, n] float64 (r = m without a basis)."""
+        whitened = keys.double()
+        if self.basis is not None:
+            whitened = self.basis.to(keys.device).T @ whitened
+        elif self.factor is not None:
+            whitened = torch.linalg.solve_triangular(self.factor.to(keys.device), whitened, upper=False)
+        if self.memory is not None:
+            whitened = torch.linalg.solve_triangular(self.memory.to(keys.device), whitened, upper=False)
+        return whitened
 
     def inverse_times(self, whitened: Tensor) -> Tensor:
-        """C⁻¹K = L⁻ᵀY from the whitened keys, [m, n]."""
-        if self.factor is None:
-            return whitened
-        solved: Tensor = torch.linalg.solve_triangular(self.factor.to(whitened.device).T, whitened, upper=True)
+        """C⁻¹K = TᵀY from the whitened keys, [m, n]."""
+        solved = whitened
+        if self.memory is not None:
+            solved = torch.linalg.solve_triangular(self.memory.to(solved.device).T, solved, upper=True)
+        if self.basis is not None:
+            return self.basis.to(solved.device) @ solved
+        if self.factor is not None:
+            solved = torch.linalg.solve_triangular(self.factor.to(solved.device).T, solved, upper=True)
         return solved
 
 
@@ -96,15 +125,19 @@ def ridge(metric: Metric, keys: Tensor, residuals: Tensor, strength: float) -> t
         left [d, n] = R and right [n, m], float64: Δ = left @ right has rank at most n.
     """
     whitened = metric.whiten(keys)
-    gram = whitened.T @ whitened
-    n = len(gram)
+    dual = whitened.shape[1] <= whitened.shape[0]
+    # (λI + YᵀY)⁻¹Yᵀ = Yᵀ(λI + YYᵀ)⁻¹: the smaller of the two systems is solved.
+    system = whitened.T @ whitened if dual else whitened @ whitened.T
     # Duplicate requests make G singular; λ, or a trace of its own scale, keeps the solve well posed.
-    floor = max(strength, 1e-10 * float(gram.diagonal().mean()))
-    system = gram + floor * torch.eye(n, dtype=gram.dtype, device=gram.device)
+    energy = (whitened * whitened).sum() / whitened.shape[1]
+    system.diagonal().add_(max(strength, 1e-10 * float(energy)))
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed):
         raise NumericalError("The edits' keys are not finite or coincide: drop repeated edits, or raise lambda.")
-    right = torch.cholesky_solve(metric.inverse_times(whitened).T, factor)
+    if dual:
+        right = torch.cholesky_solve(metric.inverse_times(whitened).T, factor)
+    else:
+        right = metric.inverse_times(torch.cholesky_solve(whitened, factor)).T
     return residuals.double(), right
 
 
