@@ -21,6 +21,7 @@ import typer
 
 import errata
 from errata.methods import get_method, method_names
+from errata.plugins import METHODS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -261,11 +262,11 @@ def own_method(monkeypatch):
     """The example registered as an installed package would be, by the entry point that its pyproject.toml names."""
     from errata.methods import registry
 
-    points = tomllib.loads(text_of(EXAMPLE / "pyproject.toml"))["project"]["entry-points"][registry.GROUP]
+    points = tomllib.loads(text_of(EXAMPLE / "pyproject.toml"))["project"]["entry-points"][METHODS]
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    ours = registry._points()
-    added = {name: EntryPoint(name, value, registry.GROUP) for name, value in points.items()}
-    monkeypatch.setattr(registry, "_points", lambda: {**ours, **added})
+    ours = registry.registered(METHODS)
+    added = {name: EntryPoint(name, value, METHODS) for name, value in points.items()}
+    monkeypatch.setattr(registry, "registered", lambda group: {**ours, **added})
     (name,) = points
     return name
 

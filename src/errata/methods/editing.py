@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from errata.errors import RequestError
@@ -27,6 +28,7 @@ def edit(
     *,
     method: str | None = None,
     config: Mapping[str, Any] | MethodConfig | None = None,
+    resume: str | Path | None = None,
 ) -> Patch:
     """Find the patch that makes these edits; the model is bit for bit the same afterwards.
 
@@ -35,6 +37,7 @@ def edit(
         edits: what to change.
         method: by name, as ``errata methods`` lists them; by default R-ROME for one edit and MEMIT for several.
         config: the method's options, such as ``{"layer": 5}``.
+        resume: a folder for unfinished work: the same call, made again after an interruption, goes on from there.
 
     Returns:
         A patch; ``patch.apply(lm)`` puts it on, ``patch.save_pretrained(folder)`` keeps it.
@@ -50,4 +53,6 @@ def edit(
     check_consistent(edits)
     chosen = get_method(method or default_method(len(edits)))
     with evaluating(lm.model):
-        return chosen.solve(lm, edits, chosen.configure(config))
+        settings = chosen.configure(config)
+        patch = chosen.resume(lm, edits, settings, folder=None if resume is None else Path(resume))
+        return chosen.finish(lm, [patch], settings) or patch

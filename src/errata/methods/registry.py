@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from errata.errors import ConfigError
 from errata.methods.base import Method
-
-GROUP = "errata.methods"
-
-
-def _points() -> dict[str, EntryPoint]:
-    points: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        first = points.setdefault(point.name, point)
-        if first.value != point.value:
-            raise ConfigError(
-                f"Two packages register {point.name!r} ({first.value} and {point.value}): uninstall one of them."
-            )
-    return points
+from errata.plugins import METHODS, registered
 
 
 def method_names() -> list[str]:
     """Every registered method's name, sorted, without loading any."""
-    return sorted(_points())
+    return sorted(registered(METHODS))
 
 
 def get_method(name: str) -> Method[Any]:
@@ -34,7 +21,7 @@ def get_method(name: str) -> Method[Any]:
     Raises:
         ConfigError: there is none, or the package that registers it cannot be imported.
     """
-    points = _points()
+    points = registered(METHODS)
     if name not in points:
         close = difflib.get_close_matches(name.casefold().replace("_", "-"), points, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from errata.patch import export, lora, stack, store
+from errata.patch import again, export, lora, stack, store
 from errata.patch.card import PatchCard, UpdateEntry, make_card
 from errata.patch.updates import Update, digest
 from errata.records import Edit
@@ -152,6 +152,33 @@ class Patch:
             raise
         if stack.is_applied(lm, self):
             self.revert(lm)
+
+    # Changing what it makes.
+
+    def without(self, *edits: Edit | str, lm: LanguageModel) -> Patch:
+        """A patch as it would be had these edits never been asked, to rounding.
+
+        The method solves again for the others. Where it keeps what it found for each edit (MEMIT's family), that is not
+        searched again, so this takes seconds.
+
+        Args:
+            edits: the edits to leave out, or their ids.
+            lm: the model the patch was made on; it may carry the patch, as the last one.
+
+        Raises:
+            PatchError: the patch holds no such edit, or no other one.
+            FingerprintMismatch: the model has other weights than the patch was made on.
+        """
+        return again.without(self, edits, lm)
+
+    def with_edits(self, edits: Sequence[Edit], *, lm: LanguageModel) -> Patch:
+        """A patch as it would be had these edits been asked as well, to rounding; see :meth:`without`.
+
+        Raises:
+            RequestError: an edit contradicts another.
+            FingerprintMismatch: the model has other weights than the patch was made on.
+        """
+        return again.with_edits(self, edits, lm)
 
     # Handing it on.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def capped_patch(lm: LanguageModel, patches: Sequence[Patch], *, method: str) ->
     """One patch in place of several that the model carries, its whole change under :func:`cap_spectrum`.
 
     Args:
-        lm: the model as it stands, with those patches and no others on it.
+        lm: the model, whether it carries those patches or not.
         patches: a finished sequence, in order.
         method: named in the card.
     """
@@ -74,6 +75,8 @@ def capped_patch(lm: LanguageModel, patches: Sequence[Patch], *, method: str) ->
         weight = before.get(name, lm.model.get_parameter(name).detach()).double()
         together = [update for patch in patches for update in patch.updates if update.parameter == name]
         updates.append(Dense(name, cap_spectrum(apply_together(weight, together) - weight, weight).float()))
+    if len(patches) == 1:  # what the method kept for solving again stays true
+        return replace(patches[0], updates=tuple(updates))
     first = patches[0].card
     edits = [edit for patch in patches for edit in patch.edits]
     return Patch.create(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -27,7 +27,8 @@ from errata.methods.locate_then_edit.moments import metrics_for
 from errata.methods.locate_then_edit.rewrites import Rewrite, tokenise
 from errata.methods.locate_then_edit.sequence import ANCHOR, compact, earlier_anchor, earlier_keys, keys_name, pilot
 from errata.methods.locate_then_edit.solvers import Metric, key_energy, ridge
-from errata.methods.locate_then_edit.values import Values, optimise_values
+from errata.methods.locate_then_edit.store import KnownValue, ValueStore
+from errata.methods.locate_then_edit.values import Site, Values, optimise_values
 from errata.patch import Dense, LowRank, Patch, Update
 from errata.progress import track
 from errata.records import Edit
@@ -79,15 +80,40 @@ class _Found:
     """What the loop leaves beside the updates, for the card and for later runs."""
 
     values: Values | None = None  # of the first stage, which no other edit has influenced
-    losses: list[float] | None = None
-    gaps: list[float] | None = None
-    strengths: list[float] | None = None
+    losses: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    strengths: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Where targets come from: the optimiser, an earlier run's patch, or its folder."""
+
+    lm: LanguageModel
+    rewrites: Sequence[Rewrite]
+    config: InsertionConfig
+    site: Site
+    anchor: float | None
+    known: Mapping[str, KnownValue]
+    store: ValueStore | None
+
+    def at(self, layer: int, found: _Found) -> Tensor:
+        """z, [n, d] float64: which states at this layer make the model give the new answers."""
+        first = found.values is None
+        values = optimise_values(
+            self.lm, self.rewrites, layer, self.config.value_settings(), site=self.site, keep_keys=False,
+            store=self.store, known=self.known if first else None,
+        )  # fmt: skip
+        found.values = found.values or values
+        found.losses = values.losses
+        targets = (values.start + values.delta).double()
+        return targets if self.anchor is None else anchored(targets, values.start.double(), self.anchor)
 
 
 class Insertion(Method[IC]):
     """The loop. A method of the family gives its ``info``, its ``Config`` and, where it differs, :meth:`metrics`."""
 
-    site: ClassVar[Literal["mlp", "block"]] = "block"
+    site: ClassVar[Site] = "block"
 
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: IC) -> Patch:
         """All edits in one batch."""
@@ -113,26 +139,29 @@ class Insertion(Method[IC]):
         sweep = KeySweep(lm, rewrites, layers[0])
         weights = context_weights(len(contexts), bare=0.5)
         updates: list[Update] = []
-        found = _Found(gaps=[], strengths=[])
+        found = _Found()
+        targets_of = _Targets(
+            lm, rewrites, config, self.site, anchor, _known_values(known), ValueStore(folder) if folder else None
+        )
         stages = [[layer] for layer in layers] if config.spread == "direct" else [layers]
         with ExitStack() as stack:
             for stage in stages:
-                targets = self._targets(lm, rewrites, stage[-1], config, found, anchor)
+                targets = targets_of.at(stage[-1], found)
                 for place, layer in enumerate(track(stage, "Writing layers")):
                     keys = _mean_keys(sweep, layer, weights)
                     missing = targets - self._states(sweep, lm, stage[-1])
-                    found.gaps.append(float(missing.norm()))  # type: ignore[union-attr]
+                    found.gaps.append(float(missing.norm()))
                     share = missing.T * _share(config.spread, len(stage) - place)
                     metric = metrics[layer]
                     strength = config.preservation * float(key_energy(metric, keys).mean())
-                    found.strengths.append(strength)  # type: ignore[union-attr]
+                    found.strengths.append(strength)
                     if config.memory:
                         metric = metric.remembering(earlier_keys(lm, layer, keys), max(strength, 1e-10))
                     updates.append(_update(lm, layer, *ridge(metric, keys, share, strength), config.keep_share))
                     # The layers above must see this one edited; all are put back when the block ends.
                     step = Patch.create(lm, updates[-1:], method=self.info.name, config={}, edits=[], fingerprint=base)
                     stack.enter_context(step.applied(lm, verify=False))
-                found.gaps.append(float((targets - self._states(sweep, lm, stage[-1])).norm()))  # type: ignore[union-attr]
+                found.gaps.append(float((targets - self._states(sweep, lm, stage[-1])).norm()))
             # A later step must leave these outputs alone, so the keys are kept as the edited model has them.
             state = {keys_name(layer): compact(_mean_keys(sweep, layer, weights)).float() for layer in layers}
         state |= _kept_values(found.values)
@@ -165,22 +194,6 @@ class Insertion(Method[IC]):
         """In what inner product each layer's side effects are measured."""
         extra = config.weight_penalty
         return metrics_for(lm, layers, config, lambda c: Metric.of(c, ridge=1e-4 + extra), kind=f"cholesky {extra}")
-
-    def _targets(
-        self,
-        lm: LanguageModel,
-        rewrites: Sequence[Rewrite],
-        layer: int,
-        config: IC,
-        found: _Found,
-        anchor: float | None,
-    ) -> Tensor:
-        """z, [n, d] float64: which states at this layer make the model give the new answers."""
-        values = optimise_values(lm, rewrites, layer, config.value_settings(), site=self.site)
-        found.values = found.values or values
-        found.losses = values.losses
-        targets = (values.start + values.delta).double()
-        return targets if anchor is None else anchored(targets, values.start.double(), anchor)
 
     def _states(self, sweep: KeySweep, lm: LanguageModel, layer: int) -> Tensor:
         """H, [n, d] float64: what stands at the targets' place now."""
@@ -224,12 +237,20 @@ def _kept_values(values: Values | None) -> dict[str, Tensor]:
     return {} if values is None else {"values.delta": values.delta, "values.start": values.start}
 
 
+def _known_values(patch: Patch | None) -> dict[str, KnownValue]:
+    """The values that an earlier patch keeps, by the id of the edit."""
+    if patch is None or "values.delta" not in patch.state:
+        return {}
+    rows = zip(patch.state["values.delta"], patch.state["values.start"], patch.card.notes["edits"], strict=True)
+    return {note["edit_id"]: KnownValue(delta, start, note["loss"], note["steps"]) for delta, start, note in rows}
+
+
 def _notes(edits: Sequence[Edit], found: _Found) -> Mapping[str, Any]:
     steps = found.values.steps if found.values else []
     return {
         "edits": [
             {"edit_id": edit.edit_id, "loss": loss, "steps": taken}
-            for edit, loss, taken in zip(edits, found.losses or [], steps, strict=True)
+            for edit, loss, taken in zip(edits, found.losses, steps, strict=True)
         ],
         "gap": found.gaps,  # ‖Z - H‖ before each layer and at the end: it should fall towards 0
         "lambda": found.strengths,

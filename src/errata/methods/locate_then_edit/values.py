@@ -13,8 +13,8 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -25,10 +25,12 @@ from errata.lm.activations import frozen
 from errata.lm.forward import SplitBatch, add_at
 from errata.lm.language_model import LanguageModel
 from errata.methods.locate_then_edit.rewrites import Rewrite
+from errata.methods.locate_then_edit.store import KnownValue, ValueStore, chunk_key
 from errata.progress import Task, task
 
 Site = Literal["mlp", "block"]
 ROWS_AT_ONCE = 256
+EDITS_AT_ONCE = 64  # so many at most share a chunk: what an interruption can lose of a stored optimisation
 REPACK_BELOW = 0.75  # a smaller batch is cut out when so few of its edits still run: each cut copies the caches
 
 
@@ -51,8 +53,8 @@ class Values:
     Attributes:
         delta: [n, d] float32, the shift of each.
         start: [n, d] float32, v0: the unshifted state at the bare prompt.
-        keys: [n, c, m] float32, input of W at the subject in each context.
-        outputs: [n, c, d] float32, output of W there.
+        keys: [n, c, m] float32, input of W at the subject in each context; [n, 0, m] where they were not kept.
+        outputs: [n, c, d] float32, output of W there; [n, 0, d] where they were not kept.
         losses: [n], the last loss of each. steps: [n], how many passes each took.
     """
 
@@ -78,11 +80,40 @@ class Values:
             steps=[steps[i] for i in back],
         )
 
+    def known(self, i: int) -> KnownValue:
+        """The value of edit i alone, as ``optimise_values(known=...)`` takes it."""
+        return KnownValue(self.delta[i], self.start[i], self.losses[i], self.steps[i])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a :class:`ValueStore`."""
+        return {
+            "delta": self.delta, "start": self.start, "keys": self.keys, "outputs": self.outputs,
+            "losses": torch.tensor(self.losses, dtype=torch.float64), "steps": torch.tensor(self.steps),
+        }  # fmt: skip
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Values:
+        """The inverse of :meth:`tensors`."""
+        moved = {name: tensors[name].to(device) for name in ("delta", "start", "keys", "outputs")}
+        return cls(**moved, losses=tensors["losses"].tolist(), steps=tensors["steps"].tolist())
+
 
 def optimise_values(
-    lm: LanguageModel, rewrites: Sequence[Rewrite], layer: int, settings: ValueSettings, *, site: Site
+    lm: LanguageModel,
+    rewrites: Sequence[Rewrite],
+    layer: int,
+    settings: ValueSettings,
+    *,
+    site: Site,
+    keep_keys: bool = True,
+    store: ValueStore | None = None,
+    known: Mapping[str, KnownValue] | None = None,
+    fingerprint: str | None = None,
 ) -> Values:
     """Find every edit's shift at one layer.
+
+    The edits are worked through in chunks that depend on nothing but their list, so that an interrupted run with a
+    store, started again, gives bit for bit what it would have given.
 
     Args:
         lm: the model, which is not changed.
@@ -91,14 +122,18 @@ def optimise_values(
         settings: of the optimisation.
         site: what v0 is, and so what the clamp is relative to: the MLP's output (ROME) or the block's (MEMIT). Where a
             norm follows the MLP, the shift is always at W's output, and v0 with it.
+        keep_keys: return ``keys`` and ``outputs``, which take n·c·(m + d) numbers.
+        store: where finished chunks are written; one found there is not computed again.
+        known: values found before, by ``edit_id``; these edits are not optimised again.
+        fingerprint: of the weights, where already known; only a store needs it.
 
     Raises:
         NumericalError: a loss is not a finite number.
+        StorageError: the store cannot be written.
     """
-    # Rows of like length share a batch; padding would be computed for nothing.
-    order = sorted(range(len(rewrites)), key=lambda i: len(rewrites[i].prompts[0].ids) - rewrites[i].prompts[0].lookup)
-    size = max(1, ROWS_AT_ONCE // (len(rewrites[0].prompts) + 1))
-    parts = []
+    known = known or {}
+    parts: list[Values] = []
+    order: list[int] = []
     # Gradients are wanted here even where the caller has switched them off.
     with (
         torch.inference_mode(False),
@@ -106,10 +141,62 @@ def optimise_values(
         frozen(lm.model),
         task(f"Values of {len(rewrites)} edit(s)", total=len(rewrites)) as bar,
     ):
-        for at in range(0, len(order), size):
-            chunk = _Chunk(lm, [rewrites[i] for i in order[at : at + size]], layer, settings, site)
-            parts.append(chunk.optimise(bar))
+        if store is not None and fingerprint is None:
+            fingerprint = lm.fingerprint()
+        for places in _chunks(rewrites, [i for i, r in enumerate(rewrites) if r.edit.edit_id in known]):
+            order += places
+            found = [known[rewrites[i].edit.edit_id] for i in places]
+            parts.append(_of_known(lm, [rewrites[i] for i in places], layer, settings, site, found, keep_keys))
+            bar.advance(len(places))
+        for places in _chunks(rewrites, [i for i, r in enumerate(rewrites) if r.edit.edit_id not in known]):
+            order += places
+            chosen = [rewrites[i] for i in places]
+            key = None
+            if store is not None:
+                key = chunk_key(
+                    chosen, weights=fingerprint, dtype=str(lm.dtype), layer=layer, site=site, keys=keep_keys,
+                    **asdict(settings),
+                )  # fmt: skip
+                stored = store.read(key)
+                if stored is not None:
+                    parts.append(Values.of_tensors(stored, lm.weight(layer).device))
+                    bar.advance(len(places))
+                    continue
+            parts.append(_Chunk(lm, chosen, layer, settings, site).optimise(bar, keep_keys))
+            if store is not None and key is not None:
+                store.write(key, parts[-1].tensors())
     return Values.joined(parts, order)
+
+
+def _chunks(rewrites: Sequence[Rewrite], chosen: Sequence[int]) -> list[list[int]]:
+    """The places of the chosen edits, cut into lists of which each makes one batch."""
+    # Rows of like length share a batch; padding would be computed for nothing.
+    order = sorted(chosen, key=lambda i: len(rewrites[i].prompts[0].ids) - rewrites[i].prompts[0].lookup)
+    size = min(EDITS_AT_ONCE, max(1, ROWS_AT_ONCE // (len(rewrites[0].prompts) + 1)))
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
+def _of_known(
+    lm: LanguageModel,
+    rewrites: Sequence[Rewrite],
+    layer: int,
+    settings: ValueSettings,
+    site: Site,
+    known: Sequence[KnownValue],
+    keep_keys: bool,
+) -> Values:
+    """Values found before, with the keys that belong to them: one pass up to the layer, or none without keys."""
+    weight = lm.weight(layer)
+    d, m = weight.shape
+    delta, start = (
+        torch.stack([getattr(value, name) for value in known]).to(weight.device, torch.float32)
+        for name in ("delta", "start")
+    )
+    keys, outputs = (torch.empty(len(known), 0, width, device=weight.device) for width in (m, d))
+    if keep_keys:
+        chunk = _Chunk(lm, rewrites, layer, settings, site)
+        keys, outputs = chunk.keys, chunk.outputs
+    return Values(delta, start, keys, outputs, [value.loss for value in known], [value.steps for value in known])
 
 
 class _Chunk:
@@ -151,7 +238,7 @@ class _Chunk:
         at_block = site == "block" and block.additive
         self.start = (at_lookup(seen.outputs[block.path]) if at_block else self.outputs)[:, 0]
 
-    def optimise(self, bar: Task) -> Values:
+    def optimise(self, bar: Task, keep_keys: bool) -> Values:
         settings, n = self.settings, len(self.rewrites)
         adam = torch.optim.Adam([self.delta], lr=settings.learning_rate)
         losses, steps = torch.full((n,), torch.inf), torch.zeros(n, dtype=torch.long)
@@ -182,7 +269,10 @@ class _Chunk:
             if len(live) < REPACK_BELOW * len(view.edits):
                 view = _View(self, live)
         bar.advance(int(running.sum()))
-        return Values(self.delta.detach(), self.start, self.keys, self.outputs, losses.tolist(), steps.tolist())
+        kept = slice(None) if keep_keys else slice(0, 0)
+        # Cloned: a slice would hold on to every context's keys.
+        keys, outputs = self.keys[:, kept].clone(), self.outputs[:, kept].clone()
+        return Values(self.delta.detach(), self.start.clone(), keys, outputs, losses.tolist(), steps.tolist())
 
     def _update(self, adam: torch.optim.Adam, loss: Tensor, view: _View, running: Tensor) -> None:
         """One Adam step for the edits still running, each held within its clamp; the others stay as they are."""
