@@ -174,3 +174,32 @@ def test_a_bad_request_is_one_sentence(lm, tmp_path, arguments, error, words):
         evaluate(lm, **{"cases": "starter", "out": tmp_path / "run", "limit": 1, **arguments})
     assert str(caught.value).count("\n") == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_the_unedited_models_scores_are_taken_over_from_an_earlier_run(lm, cases, tmp_path, monkeypatch):
+    first = evaluate(lm, cases, method="none", out=tmp_path / "none", fluency_cases=1)
+    alone = evaluate(lm, cases[:3], method="memit", protocol="batch", out=tmp_path / "alone", **OPTIONS)
+    scored = []
+    original = module.score_cases
+    monkeypatch.setattr(module, "score_cases", lambda *a, **k: scored.append(1) or original(*a, **k))
+    options = {**OPTIONS, "base": tmp_path / "none"}
+    taken = evaluate(lm, cases[:3], method="memit", protocol="batch", out=tmp_path / "taken", **options)
+    assert len(scored) <= 2  # those of the edited model
+    assert taken.metrics["ES"] == alone.metrics["ES"]
+    assert taken.metrics["unchanged_neighbours"] == alone.metrics["unchanged_neighbours"]
+    assert first.metrics["ES"].n == len(cases)
+
+
+@pytest.mark.parametrize("change", [{"generation": False}, {"seed": 1}, {"fluency_cases": 0}])
+def test_a_base_that_was_scored_otherwise_is_refused(lm, cases, tmp_path, change):
+    evaluate(lm, cases[:1], method="none", out=tmp_path / "none", fluency_cases=1)
+    with pytest.raises(ConfigError, match="does not serve"):
+        evaluate(lm, cases[:1], method="r-rome", base=tmp_path / "none", **{**OPTIONS, **change})
+
+
+def test_a_base_of_another_model_or_of_none_is_refused(lm, cases, tmp_path):
+    evaluate(lm, cases[:1], method="none", out=tmp_path / "none", fluency_cases=1)
+    with pytest.raises(ConfigError, match="another 'model'"):
+        evaluate(load(tiny("gpt2")), cases[:1], method="r-rome", base=tmp_path / "none", **OPTIONS)
+    with pytest.raises(ConfigError, match="no finished run"):
+        evaluate(lm, cases[:1], method="r-rome", base=tmp_path, **OPTIONS)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from errata.bench.protocols import Editor, Run, batch, sequential, single, unedited
 from errata.datasets import held_out_text, read_cases, read_text, starter_cases
 from errata.errors import ConfigError, DatasetError, RequestError
-from errata.evaluation.schema import CostMeter, Measured, RecordWriter, versions, write_metrics
+from errata.evaluation.schema import RECORDS_FILE, CostMeter, Measured, RecordWriter, versions, write_metrics
 from errata.evaluation.summary import summarise
 from errata.files import finite, write_json
 from errata.lm.language_model import LanguageModel
@@ -42,6 +42,7 @@ def evaluate(
     generation: bool = True,
     fluency_cases: int = 20,
     seed: int = 0,
+    base: str | os.PathLike[str] | None = None,
 ) -> Measured:
     """Measure a method on cases, with the unedited model beside it; the model is unchanged on return.
 
@@ -58,9 +59,12 @@ def evaluate(
         generation: also generate answers, which takes most of the time.
         fluency_cases: on how many cases texts of a hundred tokens are sampled for GE.
         seed: of samples and bootstraps.
+        base: folder of an earlier run with the same model and settings, whose scores of the unedited model are taken
+            over: methods that are compared need it scored once.
 
     Raises:
-        ConfigError: an unknown protocol, method or option, or a folder that holds another run.
+        ConfigError: an unknown protocol, method or option, a folder that holds another run, or a ``base`` that scored
+            another model or otherwise.
         DatasetError: the cases or the text cannot be read.
     """
     plan = prepare(
@@ -75,6 +79,8 @@ def evaluate(
         folder = Path(out) if out is not None else Path(scratch)
         _claim(folder, {"what": what, "model": model})
         with CostMeter() as meter, RecordWriter(folder, key=("case_id", "phase")) as records:
+            if base is not None:
+                _take_base(records, Path(base), {"what": what, "model": model}, plan.cases)
             run = Run(lm, plan.cases, records, folder, plan.text, generation, fluency_cases, seed)
             if plan.method is None or plan.config is None:
                 metrics = unedited(run)
@@ -189,6 +195,28 @@ def without_contradictions(cases: Sequence[EditCase]) -> tuple[list[EditCase], l
         seen.setdefault(key, case)
         kept.append(case)
     return kept, left_out
+
+
+def _take_base(records: RecordWriter, folder: Path, identity: dict[str, Any], cases: Sequence[EditCase]) -> None:
+    """Copy the unedited model's records from an earlier run that scored it in the same way."""
+    try:
+        theirs = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        lines = [json.loads(line) for line in (folder / RECORDS_FILE).read_text(encoding="utf-8").splitlines()]
+        scored = {**theirs["what"], "model": theirs["model"]["fingerprint"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{folder} holds no finished run of `errata evaluate`: give the --out of one.") from None
+    asked = {**identity["what"], "model": identity["model"]["fingerprint"]}
+    for name in ("model", "cases", "generation", "fluency_cases", "seed"):
+        if scored.get(name) != asked[name]:
+            raise ConfigError(f"The run in {folder} had another {name!r}, so its base does not serve: leave it out.")
+    edits = {case.case_id: json.loads(json.dumps(case.edit.to_dict())) for case in cases}
+    for line in lines:
+        edit = edits.get(line["case_id"])
+        if line["phase"] != "base" or edit is None or (line["case_id"], "base") in records.done:
+            continue
+        if {name: line.get(name) for name in edit} != edit:
+            raise ConfigError(f"The run in {folder} had another case {line['case_id']!r}: leave its base out.")
+        records.write(line)
 
 
 def _cases(cases: Sequence[EditCase] | str | os.PathLike[str], limit: int | None) -> list[EditCase]:

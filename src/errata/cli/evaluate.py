@@ -54,6 +54,9 @@ def run(
         int, typer.Option("--fluency-cases", min=0, help="Cases whose free text is measured.")
     ] = 20,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    base: Annotated[
+        Path | None, typer.Option("--base", help="An earlier run's --out, whose scores of the unedited model serve.")
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
@@ -77,7 +80,7 @@ def run(
         lm = options.load_model(say, model, device, dtype)
         measured = evaluate(
             lm, cases, method=method, protocol=protocol.value, config=config, limit=limit, out=out,
-            batch_size=batch_size, text=text, generation=generation, fluency_cases=fluency_cases, seed=seed,
+            batch_size=batch_size, text=text, generation=generation, fluency_cases=fluency_cases, seed=seed, base=base,
         )  # fmt: skip
     document = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
     say.report(document, str(out), _table(measured), Text(f"metrics.json and records.jsonl are in {out}"))
