@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from errata.bench import evaluate
     from errata.datasets import read_cases, read_edits, starter_cases
     from errata.lm import ArchitectureHint, LanguageModel, generate, load
-    from errata.methods import edit
+    from errata.methods import edit, find_conflicts
     from errata.patch import Patch
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "Probe",
     "edit",
     "evaluate",
+    "find_conflicts",
     "generate",
     "load",
     "read_cases",
@@ -50,6 +51,7 @@ _LAZY = {
     "Patch": "errata.patch",
     "edit": "errata.methods",
     "evaluate": "errata.bench",
+    "find_conflicts": "errata.methods",
     "generate": "errata.lm",
     "load": "errata.lm",
     "read_cases": "errata.datasets",

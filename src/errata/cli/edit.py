@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from errata.cli import options
+from errata.cli.conflicts import warn
 from errata.cli.edit_report import body, document
 from errata.cli.edit_request import read_request
 from errata.cli.output import Output
@@ -61,6 +62,8 @@ def run(
         from errata.bench.preview import before_after
         from errata.methods import edit
 
+        conflicts = request.conflicts(lm)
+        warn(say, conflicts)
         start = time.perf_counter()
         patch = edit(lm, request.edits, method=request.method, config=request.config)
         seconds["edit"] = time.perf_counter() - start
@@ -77,7 +80,7 @@ def run(
                 folder=request.folder,
             )  # fmt: skip
     say.report(
-        document(patch, preview, folder=request.folder, html=html, seconds=seconds),
+        document(patch, preview, conflicts, folder=request.folder, html=html, seconds=seconds),
         str(request.folder),
         *body(patch, preview, model=model, folder=request.folder, html=html, seconds=seconds),
     )

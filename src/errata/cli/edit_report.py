@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,20 @@ from errata.cli.output import megabytes, percent, table
 
 if TYPE_CHECKING:
     from errata.bench.preview import Preview
+    from errata.methods import Conflict
     from errata.patch import Patch
 
 MOVED_SHOWN = 5
 
 
 def document(
-    patch: Patch, preview: Preview, *, folder: Path, html: Path | None, seconds: dict[str, float]
+    patch: Patch,
+    preview: Preview,
+    conflicts: Sequence[Conflict],
+    *,
+    folder: Path,
+    html: Path | None,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """The machine-readable result."""
     return {
@@ -28,6 +36,7 @@ def document(
         "method": patch.card.method,
         "config": patch.card.config,
         "num_bytes": patch.num_bytes,
+        "conflicts": [conflict.to_dict() for conflict in conflicts],
         **preview.to_dict(),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }

@@ -14,6 +14,7 @@ from errata.records import Edit, check_consistent
 
 if TYPE_CHECKING:
     from errata.lm import LanguageModel
+    from errata.methods import Conflict
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,16 @@ class EditRequest:
 
         for edit in self.edits:
             target_ids(lm.tokenizer, edit.text, edit.target_new)
+
+    def conflicts(self, lm: LanguageModel) -> list[Conflict]:
+        """Edits that stand in each other's way, their keys compared in the layers that the method will edit."""
+        if len(self.edits) == 1:
+            return []
+
+        from errata.methods import find_conflicts, get_method
+
+        method = get_method(self.method)
+        return find_conflicts(self.edits, lm, layer=method.layers(lm, method.configure(self.config)))
 
 
 def read_request(

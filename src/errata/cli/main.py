@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from errata import __version__
-from errata.cli import apply, doctor, edit, evaluate, export, inspect, methods, revert, show, stats
+from errata.cli import apply, conflicts, diff, doctor, edit, evaluate, export, inspect, methods, revert, show, stats
 from errata.errors import ErrataError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (edit, evaluate, apply, revert, show, export, methods, inspect, stats, doctor):
+for verb in (edit, conflicts, evaluate, apply, revert, show, diff, export, methods, inspect, stats, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
 
 

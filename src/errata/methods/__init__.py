@@ -1,7 +1,18 @@
 """What changes a model: methods by name, and the call that runs them."""
 
 from errata.methods.base import Method, MethodConfig, MethodInfo
+from errata.methods.conflicts import Conflict, find_conflicts
 from errata.methods.editing import default_method, edit
 from errata.methods.registry import get_method, method_names
 
-__all__ = ["Method", "MethodConfig", "MethodInfo", "default_method", "edit", "get_method", "method_names"]
+__all__ = [
+    "Conflict",
+    "Method",
+    "MethodConfig",
+    "MethodInfo",
+    "default_method",
+    "edit",
+    "find_conflicts",
+    "get_method",
+    "method_names",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errata.patch.card import Base, PatchCard, UpdateEntry
+from errata.patch.diff import PatchDiff, WeightDiff
 from errata.patch.export import export_merged, restore_merged
 from errata.patch.lora import export_lora
 from errata.patch.patch import Patch
@@ -15,8 +16,10 @@ __all__ = [
     "LowRank",
     "Patch",
     "PatchCard",
+    "PatchDiff",
     "Update",
     "UpdateEntry",
+    "WeightDiff",
     "applied_patches",
     "base_fingerprint",
     "export_lora",

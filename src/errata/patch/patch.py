@@ -13,6 +13,7 @@ from torch import Tensor
 
 from errata.patch import again, export, lora, stack, store
 from errata.patch.card import PatchCard, UpdateEntry, make_card
+from errata.patch.diff import PatchDiff, compare
 from errata.patch.updates import Update, digest
 from errata.records import Edit
 
@@ -103,6 +104,13 @@ class Patch:
             "base_fingerprint": self.card.base.fingerprint,
             "created": self.card.created,
         }
+
+    def diff(self, other: Patch) -> PatchDiff:
+        """Where another patch differs: its edits, how it was made, and what both do to each weight.
+
+        No model is needed, and nothing of the size of a weight is built for changes of low rank.
+        """
+        return compare(self, other)
 
     # Keeping it.
 
