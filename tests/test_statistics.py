@@ -12,12 +12,13 @@ from errata.errors import ArchitectureError, ConfigError, DatasetError, Numerica
 from errata.files import cache_dir
 from errata.lm import load
 from errata.lm.forward import SplitBatch
+from errata.lm.tokens import encode
 from errata.methods.locate_then_edit.config import LocateThenEditConfig
 from errata.methods.locate_then_edit.moments import metrics_for
 from errata.patch import LowRank, Patch
 from errata.records import Edit
 from errata.statistics import open_corpus, second_moments
-from errata.statistics.corpora import WINDOW, SelfSampled, TextFiles
+from errata.statistics.corpora import WINDOW, SelfSampled, TextFiles, _sentences
 from errata.statistics.second_moments import TOKENS_PER_WIDTH, enough_tokens
 from errata.testing import FAMILIES, tiny
 from reference.plain_keys import plain_second_moment
@@ -280,14 +281,34 @@ def test_text_sampled_from_the_model_is_the_same_each_time(family):
     torch.manual_seed(1234)
     assert list(SelfSampled().windows(load(tiny(family)), 1000, batch_size=4)) == first
     assert list(SelfSampled(seed=1).windows(lm, 1000, batch_size=4)) != first
-    assert all(len(window) <= WINDOW for window in first)
+    assert all(2 <= len(window) <= WINDOW for window in first)
     assert 1000 <= sum(map(len, first)) < 1000 + WINDOW
-    assert lm.tokenizer.decode(first[0]).startswith("The history of")
-    assert len({tuple(window) for window in first}) == len(first)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_sampled_text_is_cut_into_sentences_that_begin_as_a_prompt_does(family):
+    lm = load(tiny(family))
+    windows = list(SelfSampled().windows(lm, 1000, batch_size=4))
+    assert list(encode(lm.tokenizer, "Famous painters and where they were born:").ids) in windows
+    for window in windows:
+        text = lm.tokenizer.decode(window, skip_special_tokens=True)
+        assert window[:1] == list(encode(lm.tokenizer, text).ids[:1])
+        assert "\n" not in text
+
+
+def test_sampled_text_without_a_sentence_is_kept_whole():
+    lm = load(tiny("gpt2"))
+    row = list(encode(lm.tokenizer, "1.\n2.\n3.\n").ids)
+    assert _sentences(lm, row) == [row]
+    two = list(encode(lm.tokenizer, "Rome is the capital of Italy. Vienna is the capital of Austria.").ids)
+    assert [lm.tokenizer.decode(s) for s in _sentences(lm, two)] == [
+        "Rome is the capital of Italy.",
+        "Vienna is the capital of Austria.",
+    ]
 
 
 def test_the_default_corpus_is_the_model_itself():
-    assert open_corpus(None).identity == open_corpus("self").identity == "self-0"
+    assert open_corpus(None).identity == open_corpus("self").identity == "self-lists-0"
     found = second_moments(load(tiny("gpt2")), [0], open_corpus(None), tokens=200)
     assert found[0].count > 150
 

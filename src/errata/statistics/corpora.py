@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +18,33 @@ from errata.lm.tokens import encode
 WINDOW = 128
 SELF = "self"
 HUB_PREFIX = "hub:"
-# Everyday openings, so that text sampled from the model spreads over many topics.
-OPENINGS = (
-    "The history of", "In the city of", "Scientists have", "The company", "A recent study", "My name is", "The river",
-    "She was born in", "He is best known for", "The first", "According to", "During the war", "The school", "The film",
-    "In mathematics", "To cook", "The president of", "Music is", "The team", "On Monday", "Birds are", "The book",
-    "Once upon a time", "The island of", "It is important to", "The language", "Many people", "The largest",
-    "Dear", "Question:", "In this paper", "The government", "Water is", "Born in", "The album", "Located in",
+# Headings of lists, so that text sampled from the model is full of names of many kinds. The subjects of edits and their
+# neighbours are names, and where C has not seen the like of a neighbour, nothing keeps the edit from moving it.
+LISTS = (
+    "Famous painters and where they were born", "Great composers and the instruments they played",
+    "Cities of Europe and the countries they lie in", "Rivers of the world and where they flow",
+    "Well-known companies and where they have their head offices", "Airlines and their home airports",
+    "Writers and the languages they wrote in", "Politicians and the offices they held",
+    "Football players and the clubs they played for", "Ice hockey and basketball players and their positions",
+    "Actors and the films that made them famous", "Television series and the channels that broadcast them",
+    "Car models and who makes them", "Software and the companies behind it",
+    "Bands, their singers and the records they made", "Scientists and what they discovered",
+    "Philosophers and what they taught", "Universities and the towns they are in",
+    "Mountains, islands and lakes, by country", "Kings, queens and emperors, and the lands they ruled",
+    "Saints, bishops and prophets, and their religions", "Newspapers and magazines, and the cities they appear in",
+    "Museums, theatres and stadiums, and where to find them",
+    "Countries of Africa, Asia and South America with their capitals", "Languages and the people who speak them",
+    "Battles and wars, and when they were fought", "Singers and the kind of music they perform",
+    "Football clubs, their stadiums and managers", "Districts, provinces and counties, and the states they belong to",
+    "Bridges, towers and palaces, and who built them", "Generals, admirals and soldiers, and their armies",
+    "Video games, the studios that made them, and the consoles",
+    "Mathematicians, physicians and engineers, with their years of birth and death",
+    "Dishes, drinks and the places they come from", "Explorers and the coasts they reached",
+    "Journalists, lawyers and diplomats, and where they worked",
 )  # fmt: skip
+OPENINGS = tuple(f"{heading}:\n-" for heading in LISTS)
+SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\s*\n\s*")
+SHORTEST_SENTENCE = 4  # tokens; what is shorter is a number, a bullet or a rest
 
 
 class Corpus(ABC):
@@ -38,13 +58,17 @@ class Corpus(ABC):
 
 
 class SelfSampled(Corpus):
-    """Text that the model writes itself, from everyday openings, at temperature 1: needs no file and no network."""
+    """Sentences that the model writes itself, in lists of names of many kinds: needs no file and no network.
+
+    Each sentence, or line, is a window of its own, because the prompts at which edits are made and judged are single
+    sentences too: keys some hundred tokens into a text are not quite like theirs.
+    """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed, self.identity = seed, f"self-{seed}"
+        self.seed, self.identity = seed, f"self-lists-{seed}"
 
     def windows(self, lm: LanguageModel, tokens: int, *, batch_size: int = 72) -> Iterator[list[int]]:
-        """Sample ``batch_size`` windows at a time."""
+        """Sample ``batch_size`` texts at a time, at temperature 1, and cut them."""
         starts = [list(encode(lm.tokenizer, opening).ids) for opening in OPENINGS]
         given, drawn = 0, 0
         while given < tokens:
@@ -55,10 +79,19 @@ class SelfSampled(Corpus):
             )  # fmt: skip
             drawn += 1
             for start, more in zip(rows, out, strict=True):
-                given += len(start) + len(more)
-                yield start + more
-                if given >= tokens:
-                    return
+                for sentence in _sentences(lm, start + more):
+                    given += len(sentence)
+                    yield sentence
+                    if given >= tokens:
+                        return
+
+
+def _sentences(lm: LanguageModel, ids: list[int]) -> list[list[int]]:
+    """The sentences and lines of a text, each as a text of its own; the text whole where it has none to speak of."""
+    text = lm.tokenizer.decode(ids, skip_special_tokens=True)
+    # Encoded anew, so that each begins as a prompt does: with the tokenizer's own first token, without a blank.
+    parts = [encode(lm.tokenizer, part.strip()).ids for part in SENTENCE_BREAK.split(text) if part.strip()]
+    return [list(part[:WINDOW]) for part in parts if len(part) >= SHORTEST_SENTENCE] or [ids]
 
 
 class TextFiles(Corpus):
