@@ -88,6 +88,23 @@ def test_a_killed_run_resumes_to_the_same_numbers(lm, cases, tmp_path, monkeypat
         assert resumed.metrics[name].value == pytest.approx(metric.value, rel=1e-5, abs=1e-6), name
 
 
+def test_single_edits_scored_together_are_those_scored_one_by_one(lm, cases, tmp_path, monkeypatch):
+    options = {**OPTIONS, "method": "r-rome", "fluency_cases": 2}
+    together = evaluate(lm, cases, out=tmp_path / "together", **options)
+    seen = []
+    monkeypatch.setattr(module, "groups", lambda lm, patches: [seen.append(i) or [i] for i in range(len(patches))])
+    alone = evaluate(lm, cases, out=tmp_path / "alone", **options)
+    assert seen == [0, 1, 2, 3]
+    for name, metric in alone.metrics.items():
+        assert together.metrics[name].value == pytest.approx(metric.value, rel=1e-4, abs=1e-5), name
+    texts = [
+        [row["text"] for line in lines(tmp_path / run) for row in line["said"].get("fluency", [])]
+        for run in ("together", "alone")
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 2 * sum(len(case.generation_prompts) for case in cases[:2])
+
+
 def test_a_folder_of_another_run_is_refused(lm, cases, tmp_path):
     evaluate(lm, cases[:1], method="none", out=tmp_path / "run", generation=False)
     with pytest.raises(ConfigError, match="holds a run with other settings"):
@@ -203,3 +220,21 @@ def test_a_base_of_another_model_or_of_none_is_refused(lm, cases, tmp_path):
         evaluate(load(tiny("gpt2")), cases[:1], method="r-rome", base=tmp_path / "none", **OPTIONS)
     with pytest.raises(ConfigError, match="no finished run"):
         evaluate(lm, cases[:1], method="r-rome", base=tmp_path, **OPTIONS)
+
+
+def test_cases_of_several_edits_are_left_out_where_any_of_them_contradicts():
+    def case(name, subject, target, *also):
+        edits = [errata.Edit(prompt="{} lives in", subject=s, target_new=t) for s, t in ((subject, target), *also)]
+        return errata.EditCase(case_id=name, edit=edits[0], also=tuple(edits[1:]))
+
+    cases = [
+        case("a", "Ann", "Rome", ("Bob", "Oslo")), case("b", "Cy", "Bern", ("Bob", "Lima")), case("c", "Cy", "Riga")
+    ]  # fmt: skip
+    kept, left_out = without_contradictions(cases)
+    assert [c.case_id for c in kept] == ["a", "c"]
+    assert left_out == ["b"]
+
+
+def test_options_of_a_reader_are_for_files(lm, cases):
+    with pytest.raises(ConfigError, match="for a file of cases"):
+        evaluate(lm, cases, method="none", reading={"language": "de"})

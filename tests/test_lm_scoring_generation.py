@@ -10,8 +10,8 @@ import torch
 
 from errata.errors import RequestError
 from errata.lm import generate, load, perplexity, score
-from errata.lm.forward import SplitBatch
 from errata.lm.generation import generate_ids
+from errata.lm.prompts import PromptBatch
 from errata.lm.scoring import window_nlls
 from errata.lm.tokens import encode, target_ids
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
@@ -59,10 +59,13 @@ def test_a_shared_prompt_is_computed_once(monkeypatch):
     lm = load(tiny("gpt2"))
     score(lm, PAIRS[:1])  # the check whether splitting works comes first
     filled = []
-    original = SplitBatch._fill
-    monkeypatch.setattr(
-        SplitBatch, "_fill", lambda self, ids, mask: (filled.append(len(ids)), original(self, ids, mask))
-    )
+    original = PromptBatch._fill
+
+    def fill(self, group, prompts):
+        filled.append(len(group))
+        return original(self, group, prompts)
+
+    monkeypatch.setattr(PromptBatch, "_fill", fill)
     score(lm, [(PAIRS[0][0], word) for word in ("France", "Italy", "Austria", "the old town")])
     assert filled == [1]
 
@@ -110,7 +113,7 @@ def test_perplexity_equals_a_plain_loop(family, window, tokens):
     assert perplexity(lm, TEXT, window=window, tokens=tokens) == pytest.approx(
         float(torch.cat(losses).mean().exp()), rel=1e-4
     )
-    sums = window_nlls(lm, TEXT, window=window, tokens=tokens, batch_size=2)
+    sums = window_nlls(lm, TEXT, window=window, tokens=tokens)
     assert [count for _, count in sums] == [len(x) for x in losses]
     assert [total for total, _ in sums] == pytest.approx([float(x.sum()) for x in losses], rel=1e-4)
 

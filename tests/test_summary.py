@@ -113,3 +113,106 @@ def test_perplexity_of_a_batch_is_over_windows():
     assert metrics["perplexity_change"].value == pytest.approx(math.exp(0.1) - 1)
     assert metrics["perplexity_change"].n == 3
     assert metrics["perplexity_change"].low <= metrics["perplexity_change"].value <= metrics["perplexity_change"].high
+
+
+def typed(kind, prompt="p", **more):
+    return {"prompt": prompt, "kind": kind, **more}
+
+
+def both(name="a", **lists):
+    return record(lists, lists, name)
+
+
+def values(records):
+    return {name: metric.value for name, metric in summarise(records).items()}
+
+
+def test_partial_credit_and_the_score_of_the_zsre_tables():
+    said_of = {
+        "rewrite": [{"prompt": "x", "new_tokens_correct": [True, True, False]}],
+        "paraphrases": [{"prompt": "y", "new_tokens_correct": [True, False]}],
+        "neighbours": [{"prompt": "z", "true_tokens_correct": [False, False, False, True]}],
+    }
+    found = values([record(said_of, said_of)])
+    assert found["token_accuracy"] == pytest.approx(2 / 3)
+    assert found["paraphrase_token_accuracy"] == 0.5
+    assert found["neighbour_token_accuracy"] == 0.25
+    assert found["token_S"] == pytest.approx(3 / (3 / 2 + 2 + 4))
+    assert not {"ES", "PS", "S"} & set(found)
+
+
+def test_locality_by_tokens_is_against_the_unedited_model_and_one_before_the_edit():
+    before = {"neighbours": [typed("unrelated", likeliest_tokens=[1, 2, 3, 4], true_tokens_correct=[False] * 4)]}
+    after = {"neighbours": [typed("unrelated", likeliest_tokens=[1, 2, 3, 9], true_tokens_correct=[True] * 4)]}
+    metric = summarise([record(before, after)])["unchanged_neighbour_tokens"]
+    assert (metric.value, metric.base) == (0.75, 1.0)
+
+
+def test_types_weigh_alike_and_are_also_given_apart_where_there_are_several():
+    right, wrong = {"new_tokens_correct": [True]}, {"new_tokens_correct": [False]}
+    many = both(consequences=[typed("alias", **right)] * 3 + [typed("reasoning", **wrong)])
+    found = values([many, both("b", consequences=[typed("alias", **wrong)])])
+    assert found["portability_token_accuracy"] == pytest.approx((0.5 + 0.0) / 2)
+    assert found["portability_token_accuracy.alias"] == pytest.approx((1.0 + 0.0) / 2)
+    assert found["portability_token_accuracy.reasoning"] == 0.0
+    one_type = values([both(consequences=[typed("alias", **right)])])
+    assert not [name for name in one_type if "." in name]
+
+
+def test_portability_in_free_generation_takes_any_alias_and_tells_containing_from_beginning():
+    rows = [
+        typed("alias", answers=["Rome", "Roma"], answer=" Roma.\n"),
+        typed("alias", answers=["Rome", "Roma"], answer=" The city of Rome."),
+        typed("alias", answers=["Rome"], answer=""),
+        typed("alias", answers=["Rome"], answer=" Romeo."),
+    ]
+    found = values([both(consequences=rows)])
+    assert (found["portability_contains"], found["portability_strict_success"]) == (0.5, 0.25)
+
+
+def test_one_of_the_multi_hop_questions_is_enough_but_every_link_is_needed():
+    right, wrong = {"answers": ["Rome"], "answer": " In Rome."}, {"answers": ["Rome"], "answer": " Paris."}
+    chain = [typed("multi_hop", **right), typed("multi_hop", **wrong), typed("multi_hop", **wrong)]
+    links = [typed("hop", **right), typed("hop", **wrong)]
+    found = values([both(consequences=chain + links), both("b", consequences=chain[1:] + links[:1])])
+    assert found["multi_hop_accuracy"] == 0.5
+    assert found["portability_contains"] == pytest.approx((1 / 3 + 0) / 2)  # the links are no portability
+    assert found["instance_accuracy"] == 0.5
+    assert not [name for name in found if "." in name]
+
+
+def test_each_of_several_edits_is_judged_by_its_own_target():
+    rows = [{"prompt": "x", "answer": " Rome."}, {"prompt": "y", "answer": " Oslo.", "target_new": "Oslo"}]
+    assert values([both(rewrite=rows)])["strict_success"] == 1.0
+    assert values([both(rewrite=[rows[0], {**rows[1], "answer": " Rome."}])])["strict_success"] == 0.5
+
+
+def test_other_languages_are_measured_apart():
+    right = {"new_tokens_correct": [True], "answers": ["Rome"], "answer": " Rome."}
+    wrong = {"new_tokens_correct": [False], "answers": ["Rom"], "answer": " Paris."}
+    case = both(
+        rewrite=[{"prompt": "x", **right}],
+        translations=[typed("rewrite", language="de", **wrong), typed("paraphrase", language="de", **right)],
+        consequences=[typed("one_hop", **right), typed("one_hop", language="de", **wrong)],
+        neighbours=[
+            typed("unrelated", likeliest_tokens=[1], answer=" a.", new=-2.0, true=-1.0),
+            typed("unrelated", language="de", likeliest_tokens=[1], answer=" b.", new=-1.0, true=-2.0),
+        ],
+    )
+    found = values([case])
+    assert (found["token_accuracy"], found["token_accuracy.de"]) == (1.0, 0.0)
+    assert (found["strict_success"], found["strict_success.de"]) == (1.0, 0.0)
+    assert found["paraphrase_token_accuracy.de"] == 1.0
+    assert (found["portability_contains"], found["portability_contains.de"]) == (1.0, 0.0)
+    assert found["unchanged_neighbour_tokens.de"] == found["unchanged_neighbours.de"] == 1.0
+    assert found["NS"] == 1.0
+    assert "neighbour_token_accuracy.de" not in found
+
+
+def test_a_question_is_judged_bare_at_the_edit_and_as_asked_elsewhere():
+    rows = [{"prompt": "Where is it?", "answer": " Rome.", "asked_answer": " Paris."}]
+    before = {"rewrite": rows, "neighbours": [{"prompt": "Who?", "asked_answer": " He."}]}
+    after = {"rewrite": rows, "neighbours": [{"prompt": "Who?", "asked_answer": " She."}]}
+    found = values([record(before, after)])
+    assert (found["strict_success"], found["asked_success"]) == (1.0, 0.0)
+    assert found["unchanged_neighbours"] == 0.0

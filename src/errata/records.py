@@ -80,72 +80,126 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A prompt beside the edit, and the answers that count as right there (empty where only change is watched)."""
+    """A prompt beside the edit, and the answers that count as right there (empty where only change is watched).
+
+    Attributes:
+        prompt: text with its subject written out.
+        answers: the right answer and, after it, what else counts as that.
+        kind: of which type the probe is, in lower case, where its set tells types apart: a portability type such as
+            ``subject_aliasing`` or ``one_hop``, ``hop`` and ``multi_hop`` of a chain, a locality type such as
+            ``relation_specificity``.
+        language: the code of its language, where that is not the edit's own.
+    """
 
     prompt: str
     answers: tuple[str, ...] = ()
+    kind: str | None = None
+    language: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary; what is not set is left out."""
+        named = {"kind": self.kind, "language": self.language}
+        return {
+            "prompt": self.prompt,
+            "answers": list(self.answers),
+            **{key: value for key, value in named.items() if value is not None},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditCase:
-    """An edit and the probes that judge it.
+    """An edit, or several that are made together, and the probes that judge them.
 
     Attributes:
         case_id: unique within its file.
-        edit: what is asked; evaluation needs its ``target_true``.
+        edit: what is asked; what compares two answers needs its ``target_true``.
+        also: further edits, made together with it: the case's consequences need all of them.
         paraphrases: the same question in other words, subject written out.
+        translations: the edit's prompt (kind ``rewrite``) and its paraphrases (kind ``paraphrase``) in other
+            languages, each with the answer in its own.
         neighbours: prompts about other subjects; their first answer is what the unedited model should keep preferring.
-        consequences: prompts whose answers follow from the edit.
+        consequences: prompts whose answers follow from the edits.
         generation_prompts: openings for free text about the subject.
         relation: a name for the relation, where known.
+
+    Raises:
+        RequestError: two of its edits contradict each other.
     """
 
     case_id: str
     edit: Edit
+    also: tuple[Edit, ...] = ()
     paraphrases: tuple[str, ...] = ()
+    translations: tuple[Probe, ...] = ()
     neighbours: tuple[Probe, ...] = ()
     consequences: tuple[Probe, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     relation: str | None = None
     extra: dict[str, Any] = field(default_factory=dict, compare=False)
 
+    def __post_init__(self) -> None:
+        check_consistent(self.edits)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits of the case, which hold together."""
+        return (self.edit, *self.also)
+
     def to_dict(self) -> dict[str, Any]:
-        """The case in Errata's own JSONL form, which :meth:`from_dict` reads."""
-        return {
+        """The case in Errata's own JSONL form, which :meth:`from_dict` reads.
+
+        ``also`` and ``translations`` are left out where there are none, so that cases without them keep their digest.
+        """
+        record = {
             "case_id": self.case_id,
             **self.edit.to_dict(),
             "relation": self.relation,
             "paraphrases": list(self.paraphrases),
-            "neighbours": [{"prompt": p.prompt, "answers": list(p.answers)} for p in self.neighbours],
-            "consequences": [{"prompt": p.prompt, "answers": list(p.answers)} for p in self.consequences],
+            "neighbours": [probe.to_dict() for probe in self.neighbours],
+            "consequences": [probe.to_dict() for probe in self.consequences],
             "generation_prompts": list(self.generation_prompts),
         }
+        if self.also:
+            record["also"] = [edit.to_dict() for edit in self.also]
+        if self.translations:
+            record["translations"] = [probe.to_dict() for probe in self.translations]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> EditCase:
-        """Read Errata's own form: the keys of :class:`Edit`, plus any of the probes.
+        """Read Errata's own form: the keys of :class:`Edit`, plus ``also`` and any of the probes.
 
         Raises:
-            RequestError: a key that the edit needs is absent or empty, or a probe is not in its form.
+            RequestError: a key that an edit needs is absent or empty, a probe is not in its form, or two edits
+                contradict each other.
         """
-        missing = [key for key in ("prompt", "subject", "target_new") if key not in record]
-        if missing:
-            raise RequestError(f"The record has no {missing[0]!r}: an edit needs 'prompt', 'subject' and 'target_new'.")
-        edit = Edit(
-            prompt=record["prompt"],
-            subject=record["subject"],
-            target_new=record["target_new"],
-            target_true=record.get("target_true"),
-        )
+        edit = _edit(record)
+        also = _listed(record, "also")
+        if not all(isinstance(other, dict) for other in also):
+            raise RequestError("'also' holds something that is no edit: write a list of objects, one an edit.")
         return cls(
             case_id=str(record.get("case_id", edit.edit_id)),
             edit=edit,
+            also=tuple(_edit(other) for other in also),
             paraphrases=_texts(record, "paraphrases"),
+            translations=_probes(record, "translations"),
             neighbours=_probes(record, "neighbours"),
             consequences=_probes(record, "consequences"),
             generation_prompts=_texts(record, "generation_prompts"),
             relation=record.get("relation"),
         )
+
+
+def _edit(record: dict[str, Any]) -> Edit:
+    missing = [key for key in ("prompt", "subject", "target_new") if key not in record]
+    if missing:
+        raise RequestError(f"The record has no {missing[0]!r}: an edit needs 'prompt', 'subject' and 'target_new'.")
+    return Edit(
+        prompt=record["prompt"],
+        subject=record["subject"],
+        target_new=record["target_new"],
+        target_true=record.get("target_true"),
+    )
 
 
 def _listed(record: dict[str, Any], key: str) -> list[Any]:
@@ -170,11 +224,23 @@ def _probes(record: dict[str, Any], key: str) -> tuple[Probe, ...]:
         elif isinstance(value, dict) and isinstance(value.get("prompt"), str):
             answers = value.get("answers", [])
             probes.append(
-                Probe(prompt=value["prompt"], answers=(answers,) if isinstance(answers, str) else tuple(answers))
+                Probe(
+                    prompt=value["prompt"],
+                    answers=(answers,) if isinstance(answers, str) else tuple(answers),
+                    kind=_name(value, "kind"),
+                    language=_name(value, "language"),
+                )
             )
         else:
             raise RequestError(f"{key!r} holds an entry that is neither text nor {{'prompt': ..., 'answers': [...]}}.")
     return tuple(probes)
+
+
+def _name(probe: dict[str, Any], key: str) -> str | None:
+    value = probe.get(key)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise RequestError(f"A probe's {key!r} is not text: write a word, or leave it out.")
+    return value
 
 
 def check_consistent(edits: Sequence[Edit]) -> None:

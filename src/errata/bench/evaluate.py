@@ -19,7 +19,7 @@ from errata.evaluation.summary import summarise
 from errata.files import finite, write_json
 from errata.lm.language_model import LanguageModel
 from errata.methods import Method, MethodConfig, default_method, get_method
-from errata.records import EditCase, check_consistent
+from errata.records import Edit, EditCase, check_consistent
 
 Protocol = Literal["single", "batch", "sequential"]
 PROTOCOLS = {"single": single, "batch": batch, "sequential": sequential}
@@ -43,12 +43,13 @@ def evaluate(
     fluency_cases: int = 20,
     seed: int = 0,
     base: str | os.PathLike[str] | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Measure a method on cases, with the unedited model beside it; the model is unchanged on return.
 
     Args:
         lm: the model.
-        cases: a file (either CounterFact form, or one's own JSONL or CSV), "starter" for the shipped ones, or cases.
+        cases: a file in any form that :func:`errata.read_cases` knows, "starter" for the shipped ones, or cases.
         method: by name, or "none" to score the unedited model; by default R-ROME, or MEMIT for more than one at a time.
         protocol: "single", "batch" or "sequential".
         config: the method's options.
@@ -61,6 +62,7 @@ def evaluate(
         seed: of samples and bootstraps.
         base: folder of an earlier run with the same model and settings, whose scores of the unedited model are taken
             over: methods that are compared need it scored once.
+        reading: options for the file of cases, as :func:`errata.read_cases` takes them, such as ``{"language": "de"}``.
 
     Raises:
         ConfigError: an unknown protocol, method or option, a folder that holds another run, or a ``base`` that scored
@@ -68,8 +70,9 @@ def evaluate(
         DatasetError: the cases or the text cannot be read.
     """
     plan = prepare(
-        cases, method=method, protocol=protocol, config=config, limit=limit, batch_size=batch_size, text=text, seed=seed
-    )
+        cases, method=method, protocol=protocol, config=config, limit=limit, batch_size=batch_size, text=text,
+        seed=seed, reading=reading,
+    )  # fmt: skip
     what = {**plan.what, "generation": generation, "fluency_cases": fluency_cases}
     model = {
         "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
@@ -125,6 +128,7 @@ def prepare(
     batch_size: int | None,
     text: str | os.PathLike[str] | None,
     seed: int,
+    reading: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Read and check everything that needs no model; see :func:`evaluate` for the arguments and the errors."""
     if protocol not in PROTOCOLS:
@@ -133,7 +137,7 @@ def prepare(
         raise ConfigError(
             "batch_size says how many edits a step of a sequential run makes: give 1 or more, only there."
         )
-    chosen, held_out = _cases(cases, limit), _text(text)
+    chosen, held_out = _cases(cases, limit, reading), _text(text)
     left_out: list[str] = []
     if protocol != "single":
         chosen, left_out = without_contradictions(chosen)
@@ -145,6 +149,8 @@ def prepare(
         # Names may come to stand for other content; a resumed run must not mix the two.
         "cases_sha256": _digest([case.to_dict() for case in chosen]), "text_sha256": _digest(held_out),
     }  # fmt: skip
+    if reading:
+        what["reading"] = dict(reading)
     if protocol == "sequential":
         what["batch_size"] = batch_size or 1
     if left_out:
@@ -184,15 +190,15 @@ def without_contradictions(cases: Sequence[EditCase]) -> tuple[list[EditCase], l
     """The cases that can be edited together, and the ids of those that contradict an earlier one."""
     kept: list[EditCase] = []
     left_out: list[str] = []
-    seen: dict[tuple[str, str], EditCase] = {}
+    seen: dict[tuple[str, str], Edit] = {}
     for case in cases:
-        key = (case.edit.prompt.casefold(), case.edit.subject.casefold())
+        asked = {(edit.prompt.casefold(), edit.subject.casefold()): edit for edit in case.edits}
         try:
-            check_consistent([seen[key].edit, case.edit] if key in seen else [case.edit])
+            check_consistent([*case.edits, *(seen[key] for key in asked if key in seen)])
         except RequestError:
             left_out.append(case.case_id)
             continue
-        seen.setdefault(key, case)
+        seen = {**asked, **seen}
         kept.append(case)
     return kept, left_out
 
@@ -219,11 +225,15 @@ def _take_base(records: RecordWriter, folder: Path, identity: dict[str, Any], ca
         records.write(line)
 
 
-def _cases(cases: Sequence[EditCase] | str | os.PathLike[str], limit: int | None) -> list[EditCase]:
+def _cases(
+    cases: Sequence[EditCase] | str | os.PathLike[str], limit: int | None, reading: Mapping[str, Any] | None
+) -> list[EditCase]:
+    if reading and (not isinstance(cases, str | os.PathLike) or cases == STARTER):
+        raise ConfigError(f"Options such as {next(iter(reading))} are for a file of cases: leave them out.")
     if isinstance(cases, str) and cases == STARTER:
         return starter_cases(limit)
     if isinstance(cases, str | os.PathLike):
-        return read_cases(Path(cases), limit=limit)
+        return read_cases(Path(cases), limit=limit, **(reading or {}))
     chosen = list(cases)[:limit]
     if not chosen:
         raise DatasetError("There is no case to evaluate: give at least one.")

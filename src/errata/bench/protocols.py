@@ -10,7 +10,7 @@ Most confusion in public trackers comes from not saying which of them a number b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from errata.evaluation.editing import Measures, score_cases
 from errata.evaluation.schema import Metric, RecordWriter
 from errata.evaluation.summary import perplexity_metrics
 from errata.lm.language_model import LanguageModel
-from errata.lm.scoring import perplexity, window_nlls
+from errata.lm.scoring import perplexity, perplexity_of, window_nlls, window_nlls_by_tag
 from errata.methods import Method, MethodConfig
 from errata.patch import Patch
+from errata.patch.rowwise import applied_by_row, first_block, groups
 from errata.progress import task
 from errata.records import EditCase
 
@@ -40,8 +41,9 @@ class Editor:
     batch_size: int = 1
 
     def solve(self, lm: LanguageModel, cases: Sequence[EditCase]) -> Patch:
-        """One patch for all of the cases."""
-        return self.method.solve(lm, [case.edit for case in cases], self.config)
+        """One patch for all of the cases, in which an edit that several of them ask for stands once."""
+        edits = dict.fromkeys(edit for case in cases for edit in case.edits)
+        return self.method.solve(lm, list(edits), self.config)
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,31 @@ class Run:
         return [case for case in self.cases if (case.case_id, phase) not in self.records.done]
 
     def score(
-        self, cases: Sequence[EditCase], phase: str, notes: Callable[[EditCase], dict[str, Any]] | None = None
+        self,
+        cases: Sequence[EditCase],
+        phase: str,
+        notes: Callable[[EditCase], dict[str, Any]] | None = None,
+        *,
+        tags: Mapping[str, int] | None = None,
     ) -> None:
-        """Score the model as it is now on some cases and write their lines."""
+        """Score the model as it is now on some cases and write their lines; ``tags`` are told to hooks, by case id."""
         sampled = {case.case_id for case in self.cases[: self.fluency_cases]} if self.generation else set()
         for fluency in (True, False):
             chosen = [case for case in cases if (case.case_id in sampled) == fluency]
             if not chosen:
                 continue
             measures = Measures(generation=self.generation, fluency=fluency)
-            for case, said in zip(chosen, score_cases(self.lm, chosen, measures, seed=self.seed), strict=True):
+            own = [tags[case.case_id] for case in chosen] if tags is not None else None
+            for case, said in zip(
+                chosen, score_cases(self.lm, chosen, measures, seed=self.seed, tags=own), strict=True
+            ):
                 self.write(case, phase, said, **(notes(case) if notes else {}))
 
     def write(self, case: EditCase, phase: str, said: dict[str, Any], **notes: Any) -> None:
         """One line of ``records.jsonl``."""
         edit = case.edit.to_dict() if phase == "base" else {}
+        if case.also and phase == "base":
+            edit["also"] = [other.to_dict() for other in case.also]
         self.records.write({"case_id": case.case_id, "phase": phase, **edit, "said": said, **notes})
 
     def base(self) -> None:
@@ -108,22 +120,51 @@ def single(run: Run, editor: Editor) -> dict[str, Metric]:
     before = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
     with task(f"Editing and scoring, one at a time ({editor.method.info.name})", total=len(todo)) as bar:
         for chunk in chunks(todo, CHUNK):
+            edited: list[_Single] = []
             for case, solved, seconds in _solved(run.lm, editor, chunk):
-                _score_single(run, case, solved, seconds, before)
-                bar.advance()
+                notes: dict[str, Any] = {"edit_cpu_seconds": seconds, "base_perplexity": before}
+                if isinstance(solved, ErrataError):
+                    said = run.records.done[case.case_id, "base"]["said"]
+                    run.write(case, "after", said, **notes, error=str(solved), perplexity=before)
+                    bar.advance()
+                else:
+                    norm = solved.describe()["largest_relative_norm"]
+                    notes |= {"method_notes": solved.card.notes, "relative_norm": norm}
+                    edited.append(_Single(case, solved, notes))
+            for group in groups(run.lm, [one.patch for one in edited]):
+                _score_singles(run, [edited[i] for i in group])
+                bar.advance(len(group))
     return {}
 
 
-def _score_single(run: Run, case: EditCase, solved: Patch | ErrataError, seconds: float, before: float) -> None:
-    notes: dict[str, Any] = {"edit_cpu_seconds": seconds, "base_perplexity": before}
-    if isinstance(solved, ErrataError):
-        said = run.records.done[case.case_id, "base"]["said"]
-        run.write(case, "after", said, **notes, error=str(solved), perplexity=before)
+@dataclass(frozen=True)
+class _Single:
+    """A case, the patch that makes its edit alone, and what its record notes."""
+
+    case: EditCase
+    patch: Patch
+    notes: dict[str, Any]
+
+
+def _score_singles(run: Run, singles: Sequence[_Single]) -> None:
+    """Score each case under its own patch; several at once, every row of a batch passing through its case's patch."""
+    patches, cases = [one.patch for one in singles], [one.case for one in singles]
+    notes = {one.case.case_id: one.notes for one in singles}
+    if len(singles) == 1:
+        with patches[0].applied(run.lm, verify=False):
+            after = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
+            run.score(cases, "after", lambda case: {**notes[case.case_id], "perplexity": after})
         return
-    with solved.applied(run.lm, verify=False):
-        after = perplexity(run.lm, run.text, tokens=SINGLE_TOKENS)
-        method = {"method_notes": solved.card.notes, "relative_norm": solved.describe()["largest_relative_norm"]}
-        run.score([case], "after", lambda _: {**notes, **method, "perplexity": after})
+    with applied_by_row(run.lm, patches):
+        tags = range(len(singles))
+        sums = window_nlls_by_tag(run.lm, run.text, tags, tokens=SINGLE_TOKENS, start=first_block(run.lm, patches))
+        tag_of = {case.case_id: tag for tag, case in enumerate(cases)}
+        run.score(
+            cases,
+            "after",
+            lambda case: {**notes[case.case_id], "perplexity": perplexity_of(sums[tag_of[case.case_id]])},
+            tags=tag_of,
+        )
 
 
 def _solved(
@@ -131,20 +172,23 @@ def _solved(
 ) -> Iterator[tuple[EditCase, Patch | ErrataError, float]]:
     """Each case with its patch, or with the reason why there is none."""
     started = time.process_time()
+    together = [case for case in cases if not case.also]
+    alone = [case for case in cases if case.also]  # edits that hold together are one patch of their own
     try:
         patches: list[Patch | ErrataError] = list(
-            editor.method.solve_each(lm, [case.edit for case in cases], editor.config)
+            editor.method.solve_each(lm, [case.edit for case in together], editor.config) if together else []
         )
-        share = (time.process_time() - started) / len(cases)
-        yield from ((case, patch, share) for case, patch in zip(cases, patches, strict=True))
+        share = (time.process_time() - started) / max(1, len(together))
+        yield from ((case, patch, share) for case, patch in zip(together, patches, strict=True))
     except (RequestError, NumericalError):
-        for case in cases:  # one bad request must not cost the others theirs
-            started = time.process_time()
-            try:
-                solved: Patch | ErrataError = editor.solve(lm, [case])
-            except (RequestError, NumericalError) as error:
-                solved = error
-            yield case, solved, time.process_time() - started
+        alone = list(cases)  # one bad request must not cost the others theirs
+    for case in alone:
+        started = time.process_time()
+        try:
+            solved: Patch | ErrataError = editor.solve(lm, [case])
+        except (RequestError, NumericalError) as error:
+            solved = error
+        yield case, solved, time.process_time() - started
 
 
 def batch(run: Run, editor: Editor) -> dict[str, Metric]:

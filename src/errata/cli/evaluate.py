@@ -36,7 +36,7 @@ def run(
         Protocol, typer.Option("--protocol", help="Each edit alone, all as one, or one after another.")
     ] = Protocol.SINGLE,
     cases: Annotated[
-        str, typer.Option("--cases", help="CounterFact in either form, one's own cases, or starter.")
+        str, typer.Option("--cases", help="A file in a published form or one's own, or starter.")
     ] = STARTER,
     limit: Annotated[int | None, typer.Option("--limit", help="Only so many cases from the beginning.")] = None,
     settings: options.Settings = None,
@@ -57,6 +57,15 @@ def run(
     base: Annotated[
         Path | None, typer.Option("--base", help="An earlier run's --out, whose scores of the unedited model serve.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Of a set in several languages, the one to edit in.")
+    ] = None,
+    test_languages: Annotated[
+        str | None, typer.Option("--test-languages", help="... and those to test in beside it, as en,zh.")
+    ] = None,
+    zsre_target: Annotated[
+        str | None, typer.Option("--zsre-target", help="Of zsRE, write the right answers, or alt: the other ones.")
+    ] = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     as_json: options.Json = False,
@@ -69,18 +78,22 @@ def run(
     say = Output(as_json=as_json, quiet=quiet)
     with say.working():
         config = options.all_settings(settings, corpus=corpus) or None
+        languages = [code.strip() for code in test_languages.split(",")] if test_languages else None
+        given = {"language": language, "test_languages": languages, "zsre_target": zsre_target}
+        reading = {name: value for name, value in given.items() if value is not None} or None
 
         from errata.bench import evaluate, prepare
 
         # The library does this again; told now, a fault costs nobody the loading of a model.
         prepare(
             cases, method=method, protocol=protocol.value, config=config, limit=limit, batch_size=batch_size, text=text,
-            seed=seed,
+            seed=seed, reading=reading,
         )  # fmt: skip
         lm = options.load_model(say, model, device, dtype)
         measured = evaluate(
             lm, cases, method=method, protocol=protocol.value, config=config, limit=limit, out=out,
-            batch_size=batch_size, text=text, generation=generation, fluency_cases=fluency_cases, seed=seed, base=base,
+            batch_size=batch_size, text=text, generation=generation, fluency_cases=fluency_cases, seed=seed,
+            base=base, reading=reading,
         )  # fmt: skip
     document = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
     say.report(document, str(out), _table(measured), Text(f"metrics.json and records.jsonl are in {out}"))

@@ -16,7 +16,7 @@ from errata.records import EditCase
 REQUIRED = ("prompt", "subject", "target_new")
 TEXTS = ("paraphrases", "generation_prompts")
 PROBES = ("neighbours", "consequences")
-KEYS = (*REQUIRED, "target_true", "case_id", "relation", *TEXTS, *PROBES)
+KEYS = (*REQUIRED, "target_true", "also", "case_id", "relation", *TEXTS, *PROBES, "translations")
 BETWEEN, ANSWER = "|", "=>"
 
 # What other forms call the same thing. Kept as unknown keys these would silently take the probes from an evaluation.
@@ -50,7 +50,7 @@ def read_own(record: Record) -> EditCase:
     for key in ("target_true", "relation"):
         if not isinstance(record.get(key, ""), str):
             raise RequestError(f"{key!r} is not text: write it between quotation marks.")
-    for key in PROBES:
+    for key in (*PROBES, "translations"):
         _check_answers(record.get(key), key)
     return replace(EditCase.from_dict(record), extra={key: record[key] for key in unknown})
 

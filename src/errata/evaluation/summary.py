@@ -1,30 +1,56 @@
 """From records to metrics: a pure function, so that anyone can recompute a table from ``records.jsonl``.
 
 A record holds ``case_id``, ``target_new``, what was said ``after`` the edit and, under ``base``, by the unedited model.
-Names and definitions are those of the CounterFact papers, each a mean over cases of the mean over a case's prompts:
+Each metric is a mean over cases of the mean over a case's prompts (where these have types, over the types' means).
+
+Those that compare two answers have the names and definitions of the CounterFact papers (Meng et al. 2022, 2023):
 
     ES, PS   new answer likelier than the old one, at the edit's prompt / its paraphrases
     NS       a neighbour's own answer likelier than the new one
     S        harmonic mean of ES, PS and NS
     EM, PM, NM   by how much: difference of the (geometric mean token) probabilities
-    token_accuracy      share of the new answer's tokens that are the likeliest, teacher-forced
-    strict_success      the greedy answer begins with the new one (free generation, natural stop)
-    unchanged_neighbours   the greedy answer at a neighbour is what it was
-    consequences        the consequence's answer likelier than the old object
+    consequences        a consequence's answer likelier than the old object
     GE       n-gram entropy of sampled text, x100
+
+Teacher-forced token accuracy, the share of an answer's tokens that are the likeliest where they stand, judges zsRE and
+its kin, where the old answer is not known (definitions of ROME and of KnowEdit, Zhang et al. 2024):
+
+    token_accuracy, paraphrase_token_accuracy   of the new answer, at the edit's prompt / its paraphrases
+    neighbour_token_accuracy     of a neighbour's own answer: ROME's specificity, low also for the unedited model
+    token_S                      harmonic mean of these three
+    unchanged_neighbour_tokens   share of positions of a neighbour's answer whose likeliest token is what it was:
+                                 KnowEdit's locality, 1 for the unedited model
+    portability_token_accuracy   of a consequence's answer
+
+Free generation (greedy, natural stop) is judged by the text:
+
+    strict_success         the answer begins with the new one (mean over the case's edits: MQuAKE's edit-wise accuracy)
+    asked_success          the same where the edit's prompt, a question, is asked as one (Yang et al. 2025): between
+                           ``Q:`` and ``A:``, as the questions of neighbours and consequences always are
+    unchanged_neighbours   the answer at a neighbour is what it was
+    portability_contains, portability_strict_success   a consequence's answer or an alias of it stands in the text / at
+                           its beginning
+    multi_hop_accuracy     at least one of a case's multi-hop questions has its answer in the text (Zhong et al. 2023)
+    instance_accuracy      all links of the chain after the edits have theirs (the same)
+
+Links of a chain are no portability. Where neighbours or consequences have several types, the metrics of theirs that are
+not comparisons are also given for each: ``portability_token_accuracy.reasoning``. Prompts in a language other than the
+edit's count in none of the above, but in metrics of their own: ``token_accuracy.de``, ``portability_contains.de``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from errata.evaluation.intervals import harmonic_mean_of_means, mean, ratio_of_means
-from errata.evaluation.judges import first_answer, same_answer, strict_success
+from errata.evaluation.measures import Measure, Record, measures
 from errata.evaluation.schema import Metric
 
-Record = Mapping[str, Any]
+HARMONIC = {
+    "S": ("ES", "PS", "NS"),
+    "token_S": ("token_accuracy", "paraphrase_token_accuracy", "neighbour_token_accuracy"),
+}
 
 
 def summarise(records: Sequence[Record], *, seed: int = 0) -> dict[str, Metric]:
@@ -33,22 +59,29 @@ def summarise(records: Sequence[Record], *, seed: int = 0) -> dict[str, Metric]:
     A record with an ``error`` (the edit could not be made) counts as a failure: its after-scores are the base's.
     """
     metrics: dict[str, Metric] = {}
-    for name, measure in PER_CASE.items():
+    named = measures(records)
+    for name, measure in named.items():
         after = _column(records, "after", measure)
         base = _column(records, "base", measure)
         if after:
             metrics[name] = Metric.of(mean(after, seed=seed), base=mean(base, seed=seed).value if base else None)
-    if all(name in metrics for name in ("ES", "PS", "NS")):
-        whole = [r for r in records if all(PER_CASE[name](r, "after") is not None for name in ("ES", "PS", "NS"))]
-        columns = [_column(whole, "after", PER_CASE[name]) for name in ("ES", "PS", "NS")]
-        bases = [_column(whole, "base", PER_CASE[name]) for name in ("ES", "PS", "NS")]
-        both = len({len(column) for column in (*columns, *bases)}) == 1
-        metrics["S"] = Metric.of(
-            harmonic_mean_of_means(columns, seed=seed),
-            base=harmonic_mean_of_means(bases, seed=seed).value if both else None,
-        )
+    for name, parts in HARMONIC.items():
+        if all(part in metrics for part in parts):
+            metrics[name] = _harmonic(records, [named[part] for part in parts], seed)
     metrics.update(_perplexities(records, seed))
     return metrics
+
+
+def _harmonic(records: Sequence[Record], parts: Sequence[Measure], seed: int) -> Metric:
+    """The harmonic mean of some measures' means, over the cases that have all of them."""
+    whole = [record for record in records if all(part(record, "after") is not None for part in parts)]
+    columns = [_column(whole, "after", part) for part in parts]
+    bases = [_column(whole, "base", part) for part in parts]
+    both = len({len(column) for column in (*columns, *bases)}) == 1
+    return Metric.of(
+        harmonic_mean_of_means(columns, seed=seed),
+        base=harmonic_mean_of_means(bases, seed=seed).value if both else None,
+    )
 
 
 def perplexity_metrics(
@@ -97,63 +130,6 @@ def _perplexities(records: Sequence[Record], seed: int) -> dict[str, Metric]:
     }
 
 
-def _column(records: Sequence[Record], phase: str, measure: Callable[[Record, str], float | None]) -> list[float]:
+def _column(records: Sequence[Record], phase: str, measure: Measure) -> list[float]:
     values = (measure(record, phase) for record in records)
     return [value for value in values if value is not None]
-
-
-def _over(kind: str, judge: Callable[[Mapping[str, Any]], float | None]) -> Callable[[Record, str], float | None]:
-    """Mean of a judgement over a case's prompts of one kind; None where it has none."""
-
-    def measure(record: Record, phase: str) -> float | None:
-        rows = (record.get(phase) or {}).get(kind) or []
-        values = [value for row in rows if (value := judge(row)) is not None]
-        return sum(values) / len(values) if values else None
-
-    return measure
-
-
-def _prefers(first: str, second: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda row: float(row[first] > row[second]) if first in row and second in row else None
-
-
-def _by(first: str, second: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda row: math.exp(row[first]) - math.exp(row[second]) if first in row and second in row else None
-
-
-def _tokens(row: Mapping[str, Any]) -> float | None:
-    correct = row.get("new_tokens_correct")
-    return sum(correct) / len(correct) if correct else None
-
-
-def _strict(record: Record, phase: str) -> float | None:
-    rows = (record.get(phase) or {}).get("rewrite") or []
-    answers = [row["answer"] for row in rows if "answer" in row]
-    return float(strict_success(first_answer(answers[0]), record["target_new"])) if answers else None
-
-
-def _unchanged(record: Record, phase: str) -> float | None:
-    before = (record.get("base") or {}).get("neighbours") or []
-    now = (record.get(phase) or {}).get("neighbours") or []
-    same = [
-        float(same_answer(b["answer"], a["answer"]))
-        for b, a in zip(before, now, strict=False)
-        if "answer" in a and "answer" in b
-    ]
-    return sum(same) / len(same) if same else None
-
-
-PER_CASE: dict[str, Callable[[Record, str], float | None]] = {
-    "ES": _over("rewrite", _prefers("new", "true")),
-    "PS": _over("paraphrases", _prefers("new", "true")),
-    "NS": _over("neighbours", _prefers("true", "new")),
-    "EM": _over("rewrite", _by("new", "true")),
-    "PM": _over("paraphrases", _by("new", "true")),
-    "NM": _over("neighbours", _by("true", "new")),
-    "token_accuracy": _over("rewrite", _tokens),
-    "paraphrase_token_accuracy": _over("paraphrases", _tokens),
-    "strict_success": _strict,
-    "unchanged_neighbours": _unchanged,
-    "consequences": _over("consequences", _prefers("new", "true")),
-    "GE": _over("fluency", lambda row: 100.0 * row["entropy"]),
-}

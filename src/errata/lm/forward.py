@@ -21,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 
 from errata.lm.activations import Captured, capture, frozen, gathered, replace, skipping, stop_at
 from errata.lm.language_model import LanguageModel
+from errata.lm.tags import UNTAGGED, tagged
 from errata.lm.tokens import pad, pad_id, positions
 
 _supported: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -33,10 +34,19 @@ class SplitBatch:
         lm: the model.
         rows: token ids of each row, at least one more than its split.
         splits: how many of each row's first tokens are computed once (0 to recompute all).
+        tags: a whole number a row, which every pass tells to hooks that ask (:mod:`errata.lm.tags`).
     """
 
-    def __init__(self, lm: LanguageModel, rows: Sequence[Sequence[int]], splits: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        rows: Sequence[Sequence[int]],
+        splits: Sequence[int] | None = None,
+        *,
+        tags: Sequence[int] | None = None,
+    ) -> None:
         self.lm, self._rows = lm, rows
+        self.tags = torch.tensor(list(tags) if tags is not None else [UNTAGGED] * len(rows))
         self.splits = list(splits) if splits is not None and supports_splitting(lm) else [0] * len(rows)
         fill = pad_id(lm.tokenizer)
         before = [list(row[:split]) for row, split in zip(rows, self.splits, strict=True)]
@@ -58,12 +68,9 @@ class SplitBatch:
     def _fill(self, ids: Tensor, mask: Tensor) -> None:
         cache = DynamicCache()
         last = self.lm.architecture.blocks[-1].path
-        with torch.no_grad(), stop_at(self.lm.model, last):
-            self.lm.model(**_inputs(self.lm, ids, mask, positions(mask)), past_key_values=cache, use_cache=True)
-        for layer in cache.layers:
-            # A row without a prefix attends to nothing there, which some kernels answer with NaN; 0 x NaN would spread.
-            real = mask[:, None, :, None].to(layer.keys.device, torch.bool)
-            self._cache.append((layer.keys.masked_fill(~real, 0.0), layer.values.masked_fill(~real, 0.0)))
+        with torch.no_grad(), tagged(self.lm.model, self.tags), stop_at(self.lm.model, last):
+            self.lm.model(**model_inputs(self.lm, ids, mask, positions(mask)), past_key_values=cache, use_cache=True)
+        self._cache = [real_only(layer.keys, layer.values, mask) for layer in cache.layers]
 
     def _with_prefixes_of(self, parents: Sequence[int]) -> SplitBatch:
         """A batch whose rows begin as the parents do; its columns right of the split are still to be set."""
@@ -71,6 +78,7 @@ class SplitBatch:
         new = SplitBatch.__new__(SplitBatch)
         new.lm, new._rows = self.lm, [self._rows[i] for i in parents]
         new.splits = [self.splits[i] for i in parents]
+        new.tags = self.tags[index.cpu()]
         new._prefix_mask = self._prefix_mask[index]
         new._cache = [(k[index.to(k.device)], v[index.to(v.device)]) for k, v in self._cache]
         return new
@@ -141,10 +149,11 @@ class SplitBatch:
                 stack.enter_context(replace(lm.model, path, lambda out: add_at(out, columns, values)))
             if at is not None:
                 stack.enter_context(gathered(lm.model, lm.architecture.head, *at))
+            stack.enter_context(tagged(lm.model, self.tags))
             seen = stack.enter_context(capture(lm.model, inputs=inputs, outputs=outputs, detach=False))
             if stop is not None:
                 stack.enter_context(stop_at(lm.model, stop, where="input" if stop_before else "output"))
-            out = lm.model(**_inputs(lm, self.ids, self.mask, self.positions), **self._cache_arguments())
+            out = lm.model(**model_inputs(lm, self.ids, self.mask, self.positions), **self._cache_arguments())
             logits = out.logits[0] if at is not None else out.logits
         return logits, seen
 
@@ -161,6 +170,15 @@ class SplitBatch:
         return {"past_key_values": cache, "use_cache": True}
 
 
+def real_only(keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values with zeros where the mask [rows, columns] is 0.
+
+    A row whose token may look at nothing gets NaN from some kernels, and 0 x NaN would spread to its other tokens.
+    """
+    padding = ~mask[:, None, :, None].to(keys.device, torch.bool)
+    return keys.masked_fill(padding, 0.0), values.masked_fill(padding, 0.0)
+
+
 def add_at(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     """``hidden`` [rows, columns, d] (or its rows flattened) with ``values`` [rows, d] added at one column a row."""
     rows = torch.arange(len(columns), device=hidden.device)
@@ -169,7 +187,8 @@ def add_at(hidden: Tensor, columns: Tensor, values: Tensor) -> Tensor:
     return (shaped + change).view_as(hidden)
 
 
-def _inputs(lm: LanguageModel, ids: Tensor, mask: Tensor, where: Tensor) -> dict[str, Tensor]:
+def model_inputs(lm: LanguageModel, ids: Tensor, mask: Tensor, where: Tensor) -> dict[str, Tensor]:
+    """What a pass is called with: ids and positions [rows, new columns], mask [rows, cached and new columns]."""
     inputs = {"input_ids": ids, "attention_mask": mask}
     if lm.architecture.accepts_positions:
         inputs["position_ids"] = where
@@ -207,9 +226,9 @@ def _splitting_agrees(lm: LanguageModel) -> bool:
     return True
 
 
-def next_token_logits(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [rows, vocabulary] after the last token of each row, in float32."""
-    batch = SplitBatch(lm, rows)
+def next_token_logits(lm: LanguageModel, rows: Sequence[Sequence[int]], *, tags: Sequence[int] | None = None) -> Tensor:
+    """Logits [rows, vocabulary] after the last token of each row, in float32; ``tags`` as in :class:`SplitBatch`."""
+    batch = SplitBatch(lm, rows, tags=tags)
     last = torch.tensor([len(row) - 1 for row in rows])
     with torch.no_grad():
         logits, _ = batch.run(at=(torch.arange(len(rows)), last))

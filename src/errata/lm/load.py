@@ -174,14 +174,31 @@ def _embedded() -> tuple[str, str | None, str | None]:
 
 def _convert(file: Path, folder: Path) -> tuple[str, str | None, str | None]:
     """Expand a GGUF file to safetensors in the cache: it takes a minute, and every later load a second."""
+    with atomic_folder(folder, replace=True) as temporary:
+        packed = expand_gguf(file, temporary, licence="Apache-2.0")
+    return str(folder), None, packed
+
+
+def expand_gguf(file: Path, folder: Path, **about: Any) -> str:
+    """Write the model and tokenizer of a GGUF file as float32 safetensors into a folder that exists.
+
+    Args:
+        file: the GGUF file.
+        folder: where the plain checkpoint goes; :func:`load` takes it from there.
+        about: what the note beside the checkpoint shall say on top, such as its licence.
+
+    Returns:
+        The packed type that the weights came from, such as Q4_1.
+
+    Raises:
+        ModelError: the file is no readable GGUF file, or transformers cannot load it.
+    """
     packed = _gguf_format(file)
     model = _load_model(str(file.parent), file.name, dtype=torch.float32, device_map=None)
-    tokenizer = _load_tokenizer(str(file.parent), file.name)
-    with atomic_folder(folder, replace=True) as temporary:
-        save_plain(model, tokenizer, temporary)
-        note = {"quantised_origin": packed, "source": file.name, "licence": "Apache-2.0"}
-        (temporary / ORIGIN_FILE).write_text(json.dumps(note, indent=2))
-    return str(folder), None, packed
+    save_plain(model, _load_tokenizer(str(file.parent), file.name), folder)
+    note = {"quantised_origin": packed, "source": file.name, **about}
+    (folder / ORIGIN_FILE).write_text(json.dumps(note, indent=2), encoding="utf-8")
+    return packed
 
 
 def save_plain(model: Any, tokenizer: Any, folder: Path) -> None:
