@@ -12,17 +12,20 @@ from errata.errors import ConfigError, FingerprintMismatch, PatchError, RequestE
 from errata.lm import load
 from errata.methods import get_method
 from errata.methods.locate_then_edit.guards import anchored, cap_spectrum, keep_largest
+from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.methods.locate_then_edit.sequence import compact, earlier_keys
 from errata.methods.locate_then_edit.solvers import Metric, key_energy, ridge
+from errata.methods.locate_then_edit.steps import NormalisedSteps
+from errata.methods.locate_then_edit.values import optimise_values
 from errata.patch import Patch, applied_patches
 from errata.statistics import null_space
 from errata.testing import tiny
 from reference.samples import EDITS, LATE
 
-FAMILY = ("memit", "emmet", "alphaedit")
+FAMILY = ("memit", "emmet", "pmet", "alphaedit")
 OPTIONS = {
     "steps": 4, "learning_rate": 0.2, "weight_decay": 0.0, "kl_weight": 0.0, "clamp": 20.0, "contexts": 2,
-    "corpus": "identity", "layers": (0, 1), "preservation": 0.05,
+    "corpus": "identity", "layers": (0, 1), "preservation": 0.05, "precision": "float32",
 }  # fmt: skip
 
 
@@ -211,7 +214,7 @@ def test_removing_an_edit_equals_never_having_made_it(family, method, tmp_path, 
     was = lm.fingerprint()
     with monkeypatch.context() as patched:
         # Nothing is searched again: the values are in the patch.
-        patched.setattr("torch.optim.Adam.step", lambda *_: pytest.fail("a value was optimised again"))
+        patched.setattr(NormalisedSteps, "step", lambda *_: pytest.fail("a value was optimised again"))
         left = again.without(EDITS[1].edit_id, lm=lm)
     assert left.edits == rest
     assert_same(left, fresh)
@@ -315,7 +318,15 @@ def test_rect_writes_only_its_share():
 
 def test_prune_restrains_the_finished_change():
     lm = load(tiny("llama"))
-    config = {**OPTIONS, "layers": (1,), "clamp": 400.0, "steps": 25, "learning_rate": 5.0, "preservation": 1e-4}
+    config = {
+        **OPTIONS,
+        "layers": (1,),
+        "clamp": 400.0,
+        "steps": 25,
+        "optimiser": "adam",
+        "learning_rate": 5.0,
+        "preservation": 1e-4,
+    }
     free = errata.edit(lm, EDITS, method="memit", config=config)
     held = errata.edit(lm, EDITS, method="memit", config={**config, "prune": True})
     (name,) = deltas(free)
@@ -335,6 +346,76 @@ def test_blue_writes_the_ends_with_targets_of_their_own():
     assert [u.parameter for u in patch.updates] == [lm.weight_name(0), lm.weight_name(3)]
     alone = errata.edit(lm, EDITS, method="memit", config={**OPTIONS, "layers": (0,)})
     assert relative(patch.updates[0].delta(), alone.updates[0].delta()) < 1e-5
+
+
+def pmet_by_hand(lm, rewrite, layer, settings):
+    """PMET's search for one edit: every row alone, hooks on both outputs, Adam; its shift of the MLP's output."""
+    block = lm.layer(layer)
+    modules = [lm.model.get_submodule(path) for path in (block.out_projection, block.attention_output)]
+    shifts = None
+
+    def passing(row):
+        seen = [None, None]
+
+        def hook(part):
+            def add(_, __, out):
+                shaped = out.reshape(1, -1, out.shape[-1]).clone()
+                seen[part] = shaped[0, row.lookup].detach()
+                if shifts is not None:
+                    shaped[0, row.lookup] += shifts[part]
+                return shaped.view_as(out)
+
+            return add
+
+        handles = [module.register_forward_hook(hook(part)) for part, module in enumerate(modules)]
+        logs = lm.model(input_ids=torch.tensor([row.ids])).logits[0].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+        return logs, seen
+
+    with torch.no_grad():
+        starts = passing(rewrite.prompts[0])[1]
+        reference = passing(rewrite.essence)[0][rewrite.essence.lookup]
+    shifts = [torch.zeros_like(start, requires_grad=True) for start in starts]
+    adam = torch.optim.Adam(shifts, lr=settings.learning_rate)
+    for _ in range(settings.steps - 1):
+        nll = 0
+        for row, prompt in zip(rewrite.training_rows(), rewrite.prompts, strict=True):
+            logs = passing(row)[0]
+            places = [len(prompt.ids) - 1 + j for j in range(len(rewrite.target))]
+            nll = nll - logs[places, list(rewrite.target)].mean() / len(rewrite.prompts)
+        now = passing(rewrite.essence)[0][rewrite.essence.lookup]
+        kl = (now.exp() * (now - reference)).sum()
+        decay = sum(shift.norm() / start.norm() ** 2 for shift, start in zip(shifts, starts, strict=True))
+        loss = nll + settings.kl_weight * kl + settings.weight_decay * decay
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            for shift, start in zip(shifts, starts, strict=True):
+                limit = settings.clamp * start.norm()
+                shift *= min(1.0, float(limit / shift.norm()))
+    return shifts[0].detach()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "gemma2"])
+def test_pmets_values_equal_a_plain_search_with_hooks_on_both_outputs(family):
+    lm = load(tiny(family))
+    options = {**OPTIONS, "optimiser": "adam", "clamp": 1.5, "weight_decay": 0.5, "kl_weight": 0.5, "stop_loss": 0.0}
+    config = get_method("pmet").configure(options)
+    rewrites = tokenise(lm, EDITS, ("", "The river is wide. "))
+    found = optimise_values(lm, rewrites, 1, config.value_settings(), site="mlp and attention")
+    lm.model.requires_grad_(False)
+    for i, rewrite in enumerate(rewrites):
+        assert relative(found.delta[i], pmet_by_hand(lm, rewrite, 1, config.value_settings())) < 1e-3
+    assert (found.delta.norm(dim=-1) <= 1.5 * found.start.norm(dim=-1) * (1 + 1e-5)).all()
+
+
+def test_pmet_writes_mlps_only():
+    lm = load(tiny("llama"))
+    patch = errata.edit(lm, EDITS, method="pmet", config=OPTIONS)
+    assert [update.parameter for update in patch.updates] == [lm.weight_name(0), lm.weight_name(1)]
+    assert all(update.rank <= len(EDITS) for update in patch.updates)
 
 
 def test_a_penalty_on_the_weights_makes_smaller_changes():

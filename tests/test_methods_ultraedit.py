@@ -139,4 +139,4 @@ def test_the_patch_is_kept_and_read_back(tmp_path):
 
 def test_its_layers_lie_above_the_middle():
     lm = load(tiny("llama", layers=10))
-    assert get_method("ultraedit").layers(lm, get_method("ultraedit").configure()) == [3, 4, 5, 6, 7]
+    assert get_method("ultraedit").layers(lm, get_method("ultraedit").configure()) == [4, 5, 6, 7, 8]

@@ -9,6 +9,7 @@ import torch
 
 from errata.errors import StorageError
 from errata.lm import load
+from errata.methods.locate_then_edit import descent, row_groups
 from errata.methods.locate_then_edit import values as module
 from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.methods.locate_then_edit.store import ValueStore, chunk_key
@@ -41,13 +42,13 @@ def store(tmp_path):
 def optimised(monkeypatch):
     """How many edits each optimised chunk had, as they come."""
     sizes = []
-    original = module._Chunk.optimise
+    original = descent.Chunk.optimise
 
     def counted(self, *arguments):
         sizes.append(len(self.rewrites))
         return original(self, *arguments)
 
-    monkeypatch.setattr(module._Chunk, "optimise", counted)
+    monkeypatch.setattr(descent.Chunk, "optimise", counted)
     return sizes
 
 
@@ -164,7 +165,7 @@ def test_where_all_is_known_nothing_is_optimised_and_without_keys_nothing_is_run
     known = {rewrite.edit.edit_id: full.known(i) for i, rewrite in enumerate(rewrites)}
     optimised.clear()
     torch.testing.assert_close(solve(lm, rewrites, known=known).keys, full.keys, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr(module, "SplitBatch", None)
+    monkeypatch.setattr(row_groups, "SplitBatch", None)
     assert torch.equal(solve(lm, rewrites, known=known, keep_keys=False).delta, full.delta)
     assert not optimised
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,14 +20,16 @@ from torch import Tensor
 
 from errata.errors import ConfigError, NumericalError
 from errata.files import atomic_file, cache_dir
-from errata.lm.activations import no_nan
+from errata.lm.activations import frozen, no_nan
 from errata.lm.forward import SplitBatch
 from errata.lm.language_model import LanguageModel
+from errata.lm.products import fast_products, gram
 from errata.progress import task
 from errata.statistics.corpora import Corpus
 
 TOKENS_PER_WIDTH = 10  # FastMEMIT (arXiv 2506.04226): this many tokens per key dimension keep the published quality
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 8192  # read before a batch is cut into passes of like length
+PASS_TOKENS = 1024  # of one pass, padding included
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,19 @@ def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: i
     stop = paths[max(layers)]
 
     def flush() -> int:
-        batch = SplitBatch(lm, rows)
-        with torch.no_grad():
-            _, seen = batch.run(inputs=list(paths.values()), stop=stop, stop_before=True)
-        real = batch.mask.bool()
-        real[:, 0] = False
-        for layer, path in paths.items():
-            keys = seen.inputs[path].reshape(*real.shape, -1)[real.to(seen.inputs[path].device)].float()
-            # Products of one batch in float32 are exact enough; sums over the corpus are kept in float64.
-            sums[layer] += (keys.T @ keys).double()
-        return int(real.sum())
+        real = 0
+        with torch.no_grad(), frozen(lm.model), fast_products(lm.model):
+            for chosen in _passes(rows):
+                batch = SplitBatch(lm, chosen)
+                _, seen = batch.run(inputs=list(paths.values()), stop=stop, stop_before=True)
+                counted = batch.mask.bool()
+                counted[:, 0] = False
+                for layer, path in paths.items():
+                    keys = seen.inputs[path].reshape(*counted.shape, -1)[counted.to(seen.inputs[path].device)]
+                    # Products of one pass in float32 are exact enough; sums over the corpus are kept in float64.
+                    sums[layer] += gram(keys.float()).double()
+                real += int(counted.sum())
+        return real
 
     with task(f"Second moments of {len(layers)} layer(s) over {tokens} tokens", total=tokens) as bar:
         for window in corpus.windows(lm, tokens):
@@ -127,6 +132,18 @@ def _measure(lm: LanguageModel, layers: Sequence[int], corpus: Corpus, tokens: i
                 f"The keys of layer {layer} are not finite on ordinary text: load the model in float32."
             )
     return moments
+
+
+def _passes(rows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
+    """The rows, shortest first, so many at a time as make a pass of at most :data:`PASS_TOKENS` padded tokens."""
+    chosen: list[list[int]] = []
+    for row in sorted(rows, key=len):
+        if chosen and (len(chosen) + 1) * len(row) > PASS_TOKENS:
+            yield chosen
+            chosen = []
+        chosen.append(row)
+    if chosen:
+        yield chosen
 
 
 def cache_folder(fingerprint: str, corpus: str, tokens: int) -> Path:

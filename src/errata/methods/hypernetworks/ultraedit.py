@@ -38,7 +38,7 @@ class UltraEditConfig(MethodConfig):
         None, min_length=1, description="The edited layers; by default `span` of them up to `depth`."
     )
     depth: float = Field(
-        0.75, ge=0.0, le=1.0, description="The highest edited layer as a fraction of depth, where none are named."
+        0.9, ge=0.0, le=1.0, description="The highest edited layer as a fraction of depth, where none are named."
     )
     span: int = Field(5, ge=1, description="How many layers are edited, where none are named.")
     step: float = Field(

@@ -26,7 +26,7 @@ class AlphaEditConfig(InsertionConfig):
 
     memory: bool = Field(True, description="Count the keys of earlier edits that the model carries.")
     protected: float = Field(
-        0.9,
+        0.8,
         gt=0.0,
         lt=1.0,
         description="Share of the energy of ordinary keys, the trace of C, in the directions that no update reads.",

@@ -19,7 +19,7 @@ class EmmetConfig(InsertionConfig):
 
     span: int = Field(1, ge=1, description="How many layers share the edit, where none are named.")
     preservation: float = Field(
-        1e-3,
+        0.05,
         ge=0.0,
         description="Ridge relative to the mean of the keys' own kᵀC⁻¹k, for subjects that are nearly alike; 0 to meet "
         "every value exactly.",

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from errata.lm.language_model import LanguageModel
 from errata.methods.base import Method
+from errata.methods.locate_then_edit.auto_layer import best_layer, candidates_for
 from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_layer, layer_at
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.guards import anchored, capped_patch, keep_largest
@@ -31,14 +33,16 @@ from errata.methods.locate_then_edit.store import KnownValue, ValueStore
 from errata.methods.locate_then_edit.values import Site, Values, optimise_values
 from errata.patch import Dense, LowRank, Patch, Update
 from errata.progress import track
-from errata.records import Edit
+from errata.records import Edit, EditCase
 
 
 class InsertionConfig(LocateThenEditConfig):
     """Options of the methods that write a batch of edits into several layers."""
 
-    layers: tuple[int, ...] | None = Field(
-        None, min_length=1, description="The edited layers; by default `span` of them up to `depth`."
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] | Literal["auto"] | None = Field(
+        None,
+        description="The edited layers; by default `span` of them up to `depth`; 'auto' to try several depths on facts "
+        "the model knows.",
     )
     depth: float = Field(
         0.2, ge=0.0, le=1.0, description="The highest edited layer as a fraction of depth, where none are named."
@@ -50,13 +54,16 @@ class InsertionConfig(LocateThenEditConfig):
         description="A layer's share of what is missing: 1/remaining (MEMIT), 1/√remaining (PMET), or all of it, "
         "with targets found anew at each layer (BLUE).",
     )
-    steps: int = Field(25, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
+    steps: int = Field(8, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     clamp: float = Field(0.75, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the block's output.")
     preservation: float = Field(
         0.2, ge=0.0, description="λ relative to the mean of the keys' own kᵀC⁻¹k: more keeps more and writes less."
     )
     weight_penalty: float = Field(
-        0.0, ge=0.0, description="Identity added to C, relative to its mean diagonal: holds the update's norm (ENCORE)."
+        0.0,
+        ge=0.0,
+        description="Identity added to C, relative to its mean diagonal: holds the update's norm (ENCORE; AlphaEdit's "
+        "`preservation` is such a penalty, so it has no other).",
     )
     memory: bool = Field(
         False, description="Count the keys of earlier edits that the model carries beside ordinary ones (MEMIT-seq)."
@@ -133,6 +140,8 @@ class Insertion(Method[IC]):
         contexts = tuple(known.card.contexts) if known else sample_contexts(lm, config.contexts, config.seed)
         rewrites = tokenise(lm, edits, contexts)  # before the second moments: a bad request fails early
         metrics = self.metrics(lm, layers, config)
+        # λ is measured without the penalty, which would otherwise lower it and undo itself.
+        scales = self.metrics(lm, layers, config.model_copy(update={"weight_penalty": 0.0}))
         anchor = self._anchor(lm, edits, contexts, layers, config) if config.anchor else None
         base = lm.fingerprint()
         resolved = {**config.model_dump(mode="json"), "layers": layers}
@@ -153,7 +162,7 @@ class Insertion(Method[IC]):
                     found.gaps.append(float(missing.norm()))
                     share = missing.T * _share(config.spread, len(stage) - place)
                     metric = metrics[layer]
-                    strength = config.preservation * float(key_energy(metric, keys).mean())
+                    strength = config.preservation * float(key_energy(scales[layer], keys).mean())
                     found.strengths.append(strength)
                     if config.memory:
                         metric = metric.remembering(earlier_keys(lm, layer, keys), max(strength, 1e-10))
@@ -182,6 +191,12 @@ class Insertion(Method[IC]):
         Where a norm follows the MLP, a share written below does not arrive at the highest layer as it was written, so
         the whole edit goes into that one layer unless layers are named.
         """
+        if isinstance(config.layers, str):
+            candidates = candidates_for(lm)
+            self.metrics(lm, list(range(candidates[-1] + 1)), config)  # one pass over the corpus for all of them
+            question = f"{self.info.name} {config.model_dump_json()}"
+            last = best_layer(lm, question, candidates, partial(self._trial, lm, config))
+            return self.layers(lm, _up_to(lm, config, last))
         if config.layers is not None:
             layers = [check_layer(lm, layer) for layer in sorted(set(config.layers))]
         else:
@@ -189,6 +204,10 @@ class Insertion(Method[IC]):
             span = config.span if lm.layer(last).additive else 1
             layers = [i for i in range(max(0, last - span + 1), last + 1) if lm.architecture.blocks[i].refusal is None]
         return sorted({layers[0], layers[-1]}) if config.ends_only else layers
+
+    def _trial(self, lm: LanguageModel, config: IC, layer: int, cases: Sequence[EditCase]) -> list[Patch]:
+        """One patch for all of the cases, up to a layer."""
+        return [self.solve(lm, [case.edit for case in cases], _up_to(lm, config, layer))] * len(cases)
 
     def metrics(self, lm: LanguageModel, layers: Sequence[int], config: IC) -> dict[int, Metric]:
         """In what inner product each layer's side effects are measured."""
@@ -210,6 +229,10 @@ class Insertion(Method[IC]):
         rewrites = tokenise(lm, pilot(edits), contexts)
         values = optimise_values(lm, rewrites, layers[-1], config.value_settings(), site=self.site)
         return float((values.start + values.delta).norm(dim=-1).mean())
+
+
+def _up_to(lm: LanguageModel, config: IC, layer: int) -> IC:
+    return config.model_copy(update={"layers": None, "depth": layer / (lm.num_layers - 1)})
 
 
 def _mean_keys(sweep: KeySweep, layer: int, weights: Tensor) -> Tensor:

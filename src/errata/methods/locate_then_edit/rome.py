@@ -12,29 +12,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from errata.lm.language_model import LanguageModel
+from errata.lm.products import Precision
 from errata.methods.base import Method, MethodInfo
+from errata.methods.locate_then_edit.auto_layer import best_layer, candidates_for
 from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_layer, layer_at
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.keys import context_weights
 from errata.methods.locate_then_edit.moments import metrics_for
 from errata.methods.locate_then_edit.rewrites import Rewrite, tokenise
 from errata.methods.locate_then_edit.solvers import Metric, rank_one
+from errata.methods.locate_then_edit.value_types import Optimiser
 from errata.methods.locate_then_edit.values import Values, optimise_values
 from errata.patch import LowRank, Patch
-from errata.records import Edit
+from errata.records import Edit, EditCase
 
 
 class RomeConfig(LocateThenEditConfig):
     """Options of ROME, with its published values where they have no scale of their own."""
 
-    layer: int | None = Field(None, ge=0, description="The edited layer; by default the one at `depth`.")
+    layer: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        None, description="The edited layer; by default the one at `depth`; 'auto' to try several on facts it knows."
+    )
+    optimiser: Optimiser = Field("adam", description="'adam' as published, or 'normalised', which needs few passes.")
+    precision: Precision = Field("float32", description="Of the products while values are sought.")
     contexts: int = Field(20, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
     bare_weight: float | None = Field(
         None, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; by default as each context's."
@@ -44,6 +52,11 @@ class RomeConfig(LocateThenEditConfig):
 class RRomeConfig(RomeConfig):
     """Options of R-ROME: the defaults come from a sweep on a real model (docs/methods.md)."""
 
+    optimiser: Optimiser = Field("normalised", description="'normalised', which needs few passes, or 'adam'.")
+    steps: int = Field(8, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
+    precision: Precision = Field(
+        "bfloat16", description="Of the products while values are sought, where the processor has it; or 'float32'."
+    )
     contexts: int = Field(5, ge=0, le=100, description="Openings drawn from the model and put before the prompt.")
     clamp: float = Field(2.0, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the MLP's output.")
     stop_loss: float = Field(0.2, ge=0.0, description="An edit whose loss falls below this stops.")
@@ -104,7 +117,17 @@ class RRome(Method[RomeConfig]):
 
     def layers(self, lm: LanguageModel, config: RomeConfig) -> list[int]:
         """The one layer it would edit."""
+        if isinstance(config.layer, str):
+            candidates = candidates_for(lm)
+            metrics_for(lm, candidates, config)  # one pass over the corpus for all of them
+            return [best_layer(lm, self._question(config), candidates, partial(self._trial, lm, config))]
         return [layer_at(lm, config.depth) if config.layer is None else check_layer(lm, config.layer)]
+
+    def _question(self, config: RomeConfig) -> str:
+        return f"{self.info.name} {config.model_dump_json()}"
+
+    def _trial(self, lm: LanguageModel, config: RomeConfig, layer: int, cases: Sequence[EditCase]) -> list[Patch]:
+        return self.solve_each(lm, [case.edit for case in cases], config.model_copy(update={"layer": layer}))
 
     def _prepared(
         self, lm: LanguageModel, edits: Sequence[Edit], config: RomeConfig

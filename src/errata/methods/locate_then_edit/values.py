@@ -14,88 +14,22 @@ vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict
 
 import torch
-from torch import Tensor
 
-from errata.errors import NumericalError
 from errata.lm.activations import frozen
-from errata.lm.forward import SplitBatch, add_at
 from errata.lm.language_model import LanguageModel
+from errata.lm.products import fast_products
+from errata.methods.locate_then_edit.descent import Chunk
 from errata.methods.locate_then_edit.rewrites import Rewrite
 from errata.methods.locate_then_edit.store import KnownValue, ValueStore, chunk_key
-from errata.progress import Task, task
+from errata.methods.locate_then_edit.value_types import Site, Values, ValueSettings
+from errata.progress import task
 
-Site = Literal["mlp", "block"]
-ROWS_AT_ONCE = 256
+__all__ = ["Site", "ValueSettings", "Values", "optimise_values"]
+
 EDITS_AT_ONCE = 64  # so many at most share a chunk: what an interruption can lose of a stored optimisation
-REPACK_BELOW = 0.75  # a smaller batch is cut out when so few of its edits still run: each cut copies the caches
-
-
-@dataclass(frozen=True)
-class ValueSettings:
-    """Knobs of the optimisation; see the configurations for their meaning."""
-
-    steps: int
-    learning_rate: float
-    weight_decay: float
-    clamp: float
-    kl_weight: float
-    stop_loss: float
-
-
-@dataclass(frozen=True)
-class Values:
-    """What the optimiser found, for n edits under c contexts.
-
-    Attributes:
-        delta: [n, d] float32, the shift of each.
-        start: [n, d] float32, v0: the unshifted state at the bare prompt.
-        keys: [n, c, m] float32, input of W at the subject in each context; [n, 0, m] where they were not kept.
-        outputs: [n, c, d] float32, output of W there; [n, 0, d] where they were not kept.
-        losses: [n], the last loss of each. steps: [n], how many passes each took.
-    """
-
-    delta: Tensor
-    start: Tensor
-    keys: Tensor
-    outputs: Tensor
-    losses: list[float]
-    steps: list[int]
-
-    @staticmethod
-    def joined(parts: Sequence[Values], order: Sequence[int]) -> Values:
-        """Chunks put together, back in the order in which the edits were asked (row i belongs to edit ``order[i]``)."""
-        back = sorted(range(len(order)), key=order.__getitem__)
-        losses = [x for part in parts for x in part.losses]
-        steps = [x for part in parts for x in part.steps]
-        return Values(
-            delta=torch.cat([part.delta for part in parts])[back],
-            start=torch.cat([part.start for part in parts])[back],
-            keys=torch.cat([part.keys for part in parts])[back],
-            outputs=torch.cat([part.outputs for part in parts])[back],
-            losses=[losses[i] for i in back],
-            steps=[steps[i] for i in back],
-        )
-
-    def known(self, i: int) -> KnownValue:
-        """The value of edit i alone, as ``optimise_values(known=...)`` takes it."""
-        return KnownValue(self.delta[i], self.start[i], self.losses[i], self.steps[i])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything as tensors, for a :class:`ValueStore`."""
-        return {
-            "delta": self.delta, "start": self.start, "keys": self.keys, "outputs": self.outputs,
-            "losses": torch.tensor(self.losses, dtype=torch.float64), "steps": torch.tensor(self.steps),
-        }  # fmt: skip
-
-    @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device) -> Values:
-        """The inverse of :meth:`tensors`."""
-        moved = {name: tensors[name].to(device) for name in ("delta", "start", "keys", "outputs")}
-        return cls(**moved, losses=tensors["losses"].tolist(), steps=tensors["steps"].tolist())
 
 
 def optimise_values(
@@ -139,6 +73,7 @@ def optimise_values(
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen(lm.model),
+        fast_products(lm.model),
         task(f"Values of {len(rewrites)} edit(s)", total=len(rewrites)) as bar,
     ):
         if store is not None and fingerprint is None:
@@ -162,7 +97,7 @@ def optimise_values(
                     parts.append(Values.of_tensors(stored, lm.weight(layer).device))
                     bar.advance(len(places))
                     continue
-            parts.append(_Chunk(lm, chosen, layer, settings, site).optimise(bar, keep_keys))
+            parts.append(Chunk(lm, chosen, layer, settings, site).optimise(bar, keep_keys))
             if store is not None and key is not None:
                 store.write(key, parts[-1].tensors())
     return Values.joined(parts, order)
@@ -170,10 +105,9 @@ def optimise_values(
 
 def _chunks(rewrites: Sequence[Rewrite], chosen: Sequence[int]) -> list[list[int]]:
     """The places of the chosen edits, cut into lists of which each makes one batch."""
-    # Rows of like length share a batch; padding would be computed for nothing.
+    # Edits of like length share a chunk, whose passes then hold little padding.
     order = sorted(chosen, key=lambda i: len(rewrites[i].prompts[0].ids) - rewrites[i].prompts[0].lookup)
-    size = min(EDITS_AT_ONCE, max(1, ROWS_AT_ONCE // (len(rewrites[0].prompts) + 1)))
-    return [order[at : at + size] for at in range(0, len(order), size)]
+    return [order[at : at + EDITS_AT_ONCE] for at in range(0, len(order), EDITS_AT_ONCE)]
 
 
 def _of_known(
@@ -194,150 +128,6 @@ def _of_known(
     )
     keys, outputs = (torch.empty(len(known), 0, width, device=weight.device) for width in (m, d))
     if keep_keys:
-        chunk = _Chunk(lm, rewrites, layer, settings, site)
+        chunk = Chunk(lm, rewrites, layer, settings, site)
         keys, outputs = chunk.keys, chunk.outputs
     return Values(delta, start, keys, outputs, [value.loss for value in known], [value.steps for value in known])
-
-
-class _Chunk:
-    """Some edits whose rows form one batch: for each edit its contexts' rows, then its essence row."""
-
-    def __init__(
-        self, lm: LanguageModel, rewrites: Sequence[Rewrite], layer: int, settings: ValueSettings, site: Site
-    ) -> None:
-        self.lm, self.rewrites, self.layer, self.settings = lm, rewrites, layer, settings
-        self.block = lm.layer(layer)
-        self.contexts = len(rewrites[0].prompts)
-        rows = [row for rewrite in rewrites for row in (*rewrite.training_rows(), rewrite.essence)]
-        self.batch = SplitBatch(lm, [row.ids for row in rows], [row.lookup for row in rows])
-        self.lookup = torch.tensor([self.batch.column(i, row.lookup) for i, row in enumerate(rows)], device=lm.device)
-        self._measure_start(site)
-        n, d = len(rewrites), self.start.shape[-1]
-        self.delta = torch.zeros(n, d, device=self.start.device, requires_grad=True)
-        self.limit = settings.clamp * self.start.norm(dim=-1, keepdim=True)
-
-    def _measure_start(self, site: Site) -> None:
-        """One pass up to the edited layer: keys, outputs, v0, and the state from which every step starts."""
-        block, out = self.block, self.block.out_projection
-        with torch.no_grad():
-            _, seen = self.batch.run(inputs=[out, block.path], outputs=[out, block.path], stop=block.path)
-        rows = torch.arange(len(self.lookup), device=self.lookup.device)
-        shape = self.batch.ids.shape
-
-        def at_lookup(tensor: Tensor) -> Tensor:
-            at = tensor.device
-            picked = tensor.reshape(*shape, -1)[rows.to(at), self.lookup.to(at)].float()
-            return picked.view(len(self.rewrites), self.contexts + 1, -1)
-
-        self.keys, self.outputs = at_lookup(seen.inputs[out])[:, :-1], at_lookup(seen.outputs[out])[:, :-1]
-        if block.additive and self.batch.restartable:
-            # W's output is added to the stream as it is, so the shift can be added behind the block: one block less.
-            self.entry, self.first, self.shifted = seen.outputs[block.path], self.layer + 1, None
-        else:
-            self.entry, self.first, self.shifted = seen.inputs[block.path], self.layer, out
-        at_block = site == "block" and block.additive
-        self.start = (at_lookup(seen.outputs[block.path]) if at_block else self.outputs)[:, 0]
-
-    def optimise(self, bar: Task, keep_keys: bool) -> Values:
-        settings, n = self.settings, len(self.rewrites)
-        adam = torch.optim.Adam([self.delta], lr=settings.learning_rate)
-        losses, steps = torch.full((n,), torch.inf), torch.zeros(n, dtype=torch.long)
-        view = _View(self, list(range(n)))
-        reference: Tensor | None = None  # log p_0 at the essence rows, [n, vocabulary]
-        running = torch.ones(n, dtype=torch.bool)
-        for step in range(settings.steps):
-            nll, essence = view.pass_with(self.delta)
-            if reference is None:
-                reference = essence.detach()
-            held = reference[view.edits]
-            kl = (essence.exp() * (essence - held)).sum(-1)
-            delta = self.delta[view.edits]
-            decay = settings.weight_decay * delta.norm(dim=-1) / self.start[view.edits].norm(dim=-1) ** 2
-            loss = nll + settings.kl_weight * kl + decay
-            self._check(loss, view.edits)
-            now = torch.tensor(view.edits)
-            here = running[now]
-            losses[now[here]] = loss.detach().float().cpu()[here]
-            steps[now[here]] += 1
-            finished = running.clone()
-            running[now[losses[now] < settings.stop_loss]] = False
-            bar.advance(int((finished & ~running).sum()))
-            if step == settings.steps - 1 or not running.any():
-                break
-            self._update(adam, loss, view, running)
-            live = [i for i in view.edits if running[i]]
-            if len(live) < REPACK_BELOW * len(view.edits):
-                view = _View(self, live)
-        bar.advance(int(running.sum()))
-        kept = slice(None) if keep_keys else slice(0, 0)
-        # Cloned: a slice would hold on to every context's keys.
-        keys, outputs = self.keys[:, kept].clone(), self.outputs[:, kept].clone()
-        return Values(self.delta.detach(), self.start.clone(), keys, outputs, losses.tolist(), steps.tolist())
-
-    def _update(self, adam: torch.optim.Adam, loss: Tensor, view: _View, running: Tensor) -> None:
-        """One Adam step for the edits still running, each held within its clamp; the others stay as they are."""
-        before = self.delta.detach().clone()
-        adam.zero_grad()
-        # Summed, not averaged: each edit's gradient is then that of its own loss, whatever shares its batch.
-        loss.sum().backward()  # type: ignore[no-untyped-call]
-        adam.step()
-        with torch.no_grad():
-            norm = self.delta.norm(dim=-1, keepdim=True)
-            self.delta.mul_(torch.where(norm > self.limit, self.limit / norm, 1.0))
-            stays = ~running.to(self.delta.device)
-            self.delta[stays] = before[stays]
-
-    def _check(self, loss: Tensor, edits: Sequence[int]) -> None:
-        bad = [i for i, fine in zip(edits, torch.isfinite(loss).tolist(), strict=True) if not fine]
-        if bad:
-            edit = self.rewrites[bad[0]].edit
-            raise NumericalError(
-                f"The optimisation for {edit.subject!r} -> {edit.target_new!r} at layer {self.layer} gave a loss that "
-                "is not a number: load the model in float32, or lower the learning rate."
-            )
-
-
-class _View:
-    """The part of a chunk's batch that still runs: which edits, their rows, and where their targets are read."""
-
-    def __init__(self, chunk: _Chunk, edits: list[int]) -> None:
-        self.chunk, self.edits = chunk, edits
-        per = chunk.contexts + 1
-        rows = [e * per + r for e in edits for r in range(per)]
-        whole = len(edits) == len(chunk.rewrites)
-        self.batch = chunk.batch if whole else chunk.batch.select(rows)
-        index = torch.tensor(rows, device=chunk.lookup.device)
-        self.lookup = chunk.lookup[index]
-        self.entry = chunk.entry if whole else chunk.entry[index.to(chunk.entry.device)]
-        spots: list[tuple[int, int, int, int]] = []  # (row, column, wanted token, edit) of every target token
-        for e, edit in enumerate(edits):
-            rewrite = chunk.rewrites[edit]
-            for c, prompt in enumerate(rewrite.prompts):
-                row = e * per + c
-                last = int(self.lookup[row]) + len(prompt.ids) - 1 - prompt.lookup
-                spots += [(row, last + j, token, e) for j, token in enumerate(rewrite.target)]
-        essence_rows = [e * per + per - 1 for e in range(len(edits))]
-        self.rows = torch.tensor([s[0] for s in spots] + essence_rows)
-        self.columns = torch.cat([torch.tensor([s[1] for s in spots]), self.lookup[essence_rows].cpu()])
-        self.wanted = torch.tensor([s[2] for s in spots])
-        self.owner = torch.tensor([s[3] for s in spots])
-        self.share = torch.tensor([1.0 / (chunk.contexts * len(chunk.rewrites[edits[s[3]]].target)) for s in spots])
-
-    def pass_with(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean NLL of each edit [edits], and log-probabilities at its essence row [edits, vocabulary], under δ."""
-        chunk = self.chunk
-        values = delta[self.edits].repeat_interleave(chunk.contexts + 1, dim=0)
-        shift = None if chunk.shifted is None else (chunk.shifted, self.lookup, values)
-        entry = self.entry if chunk.shifted is not None else add_at(self.entry, self.lookup, values)
-        if chunk.first == chunk.lm.num_layers:
-            raise NumericalError(f"Layer {chunk.layer} is the last one, so nothing reads the edit: choose a lower one.")
-        logits, _ = self.batch.run(start=chunk.first, hidden=entry, at=(self.rows, self.columns), shift=shift)
-        if logits is None:
-            raise RuntimeError("a pass that was not stopped gives logits")
-        log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-        n, device = len(self.wanted), log_probabilities.device
-        picked = log_probabilities[:n].gather(1, self.wanted.to(device)[:, None])[:, 0]
-        nll = torch.zeros(len(self.edits), device=device).index_add(
-            0, self.owner.to(device), -picked * self.share.to(device)
-        )
-        return nll.to(delta.device), log_probabilities[n:].to(delta.device)
