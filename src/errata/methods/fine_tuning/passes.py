@@ -1,0 +1,68 @@
+"""Losses of examples under weights that train: what lies below the lowest of them is computed once.
+
+A change of a weight acts at every position of its layer, so unlike in the locate-then-edit methods no key/value cache
+of the prompt stays valid. But the states that enter the lowest trained layer are constants of the whole training, and
+only the positions before the target's tokens are projected to the vocabulary. Both are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from errata.lm.forward import SplitBatch, supports_splitting
+from errata.lm.language_model import LanguageModel
+from errata.methods.fine_tuning.examples import Example
+
+ROWS_AT_ONCE = 64
+KEPT_BYTES = 1 << 31  # entering states beyond this are computed anew at each pass
+
+
+class Passes:
+    """Passes over some examples, from the lowest trained layer upwards."""
+
+    def __init__(self, lm: LanguageModel, examples: Sequence[Example], first: int) -> None:
+        self.lm, self.examples, self.first = lm, examples, first
+        self._entering = self._measured() if self._worth_keeping() else None
+
+    def _worth_keeping(self) -> bool:
+        tokens = sum(len(example.ids) for example in self.examples)
+        size = tokens * self.lm.architecture.hidden_size * self.lm.dtype.itemsize
+        return self.first > 0 and size <= KEPT_BYTES and supports_splitting(self.lm)
+
+    @torch.no_grad()
+    def _measured(self) -> list[Tensor]:
+        """What enters the lowest trained layer, [tokens, d] an example, without its padding."""
+        path = self.lm.architecture.blocks[self.first].path
+        found: list[Tensor] = []
+        for at in range(0, len(self.examples), ROWS_AT_ONCE):
+            rows = [example.ids for example in self.examples[at : at + ROWS_AT_ONCE]]
+            _, seen = SplitBatch(self.lm, rows).run(inputs=[path], stop=path, stop_before=True)
+            found += [state[: len(row)].clone() for state, row in zip(seen.inputs[path], rows, strict=True)]
+        return found
+
+    def losses(self, rows: Sequence[int]) -> Tensor:
+        """The mean NLL of the tokens wanted of each of some examples, [rows], with its gradient history."""
+        chosen = [self.examples[row] for row in rows]
+        spots = [(r, column, token) for r, example in enumerate(chosen) for column, token in example.wanted]
+        at = torch.tensor([s[0] for s in spots]), torch.tensor([s[1] for s in spots])
+        batch = SplitBatch(self.lm, [example.ids for example in chosen])
+        if self._entering is None:
+            logits, _ = batch.run(at=at)
+        else:
+            # Rows are padded on the right, so a token's column is its place in the row, and what pads is never read.
+            hidden = pad_sequence([self._entering[row] for row in rows], batch_first=True)
+            logits, _ = batch.run(start=self.first, hidden=hidden, at=at)
+        if logits is None:
+            raise RuntimeError("a pass that was not stopped gives logits")
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wanted = torch.tensor([s[2] for s in spots], device=wide.device)
+        picked = torch.log_softmax(wide, dim=-1).gather(1, wanted[:, None])[:, 0]
+        # Averaged within each row first: a long target counts as much as a short one.
+        share = torch.tensor([1.0 / len(chosen[s[0]].wanted) for s in spots], dtype=wide.dtype, device=wide.device)
+        return torch.zeros(len(rows), dtype=wide.dtype, device=wide.device).index_add(
+            0, at[0].to(wide.device), -picked * share
+        )
