@@ -18,13 +18,14 @@ each, whether asked one at a time or together; asking them together is what ``er
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import tempfile
 import threading
 import time
 import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from plain import plain_key, plain_second_moment, plain_value
 from torch import nn
 
 import errata
-from errata.datasets import read_cases
+from errata.datasets import held_out_text, read_cases
 from errata.evaluation.editing import Measures, score_cases
 from errata.evaluation.schema import CostMeter, Measured, Metric, versions, write_metrics
 from errata.evaluation.summary import summarise
 from errata.lm import LanguageModel
+from errata.lm.tokens import encode
 from errata.methods import get_method
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.moments import metrics_for
@@ -46,7 +48,7 @@ from errata.methods.locate_then_edit.rewrites import tokenise
 from errata.methods.locate_then_edit.values import optimise_values
 from errata.patch.rowwise import applied_by_row
 from errata.records import EditCase
-from errata.statistics import SecondMoment, open_corpus, second_moments
+from errata.statistics import SecondMoment, second_moments
 from errata.statistics.corpora import Corpus
 
 PARTS = ("exact", "default", "moments", "evaluation")
@@ -54,6 +56,7 @@ PLAIN_EDITS = 5
 PUBLISHED = {"r-rome": {"steps": 20}, "memit": {"steps": 25}, "alphaedit": {"steps": 25}}
 EXACT = {"optimiser": "adam", "precision": "float32"}
 MOMENT_TOKENS = 4096
+MOMENT_WINDOW = 128
 MOMENT_LAYERS = 5
 EVALUATED = 6
 QUALITIES = ("ES", "PS", "NS")
@@ -235,9 +238,10 @@ def worth(
 
 
 def moments(lm: LanguageModel) -> dict[str, Metric]:
-    """Second moments of five layers from text that is already there."""
-    windows = list(open_corpus("self").windows(lm, MOMENT_TOKENS))
-    tokens = sum(map(len, windows))
+    """Second moments of five layers over the shipped text."""
+    ids = list(encode(lm.tokenizer, held_out_text()).ids)[:MOMENT_TOKENS]
+    windows = [ids[at : at + MOMENT_WINDOW] for at in range(0, len(ids), MOMENT_WINDOW)]
+    tokens = len(ids)
     layers = list(range(2, 2 + MOMENT_LAYERS))
     paths = [lm.layer(layer).out_projection for layer in layers]
 
@@ -331,6 +335,8 @@ def _memory() -> Iterator[dict[str, float]]:
     """The largest resident memory within the block, in MB (10^6 bytes), looked at fifty times a second; Linux only."""
     found: dict[str, float] = {}
     statm, page = Path("/proc/self/statm"), 4096
+    with suppress(OSError, AttributeError):  # what earlier runs freed goes back to the system, where it can
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     done = threading.Event()
 
     def watch() -> None:

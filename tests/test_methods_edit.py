@@ -266,7 +266,7 @@ def bare_half(rows):
 @pytest.mark.parametrize("family", EDITABLE)
 def test_r_rome_writes_the_value_at_the_mean_key(family, edit):
     lm = load(tiny(family))
-    config = get_method("r-rome").configure(options("r-rome", QUICK))
+    config = get_method("r-rome").configure(options("r-rome", QUICK, reach=0.0))
     rewrites, _, _, target = measured(lm, edit, config)
     with errata.edit(lm, edit, method="r-rome", config=config).applied(lm):
         # W is linear, so its mean output over the contexts is its output at the mean key.
@@ -276,7 +276,7 @@ def test_r_rome_writes_the_value_at_the_mean_key(family, edit):
 
 def test_without_a_bare_weight_r_rome_weighs_all_contexts_alike():
     lm = load(tiny("llama"))
-    config = get_method("r-rome").configure(options("r-rome", QUICK, bare_weight=None))
+    config = get_method("r-rome").configure(options("r-rome", QUICK, bare_weight=None, reach=0.0))
     rewrites, _, _, target = measured(lm, EDITS[0], config)
     with errata.edit(lm, EDITS[0], method="r-rome", config=config).applied(lm):
         outputs = plain_keys(lm.model, rewrites, lm.layer(1).out_projection)[1][0]
@@ -297,7 +297,7 @@ def test_rome_writes_the_value_at_the_bare_key(family):
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3"])
 def test_the_update_is_the_papers_formula_with_a_dense_inverse(family, method, corpus):
     lm = load(tiny(family))
-    config = get_method(method).configure(options(method, QUICK, corpus=corpus, corpus_tokens=500))
+    config = get_method(method).configure(options(method, QUICK, corpus=corpus, corpus_tokens=500, reach=0.0))
     _, keys, outputs, target = measured(lm, EDITS[1], config)
     C = second_moments(lm, [1], open_corpus(corpus), tokens=500)[1].matrix.double()
     C = C + 1e-4 * torch.trace(C) / len(C) * torch.eye(len(C), dtype=torch.float64)

@@ -208,6 +208,27 @@ def test_r_rome_writes_the_target_at_the_mean_key(seed, m):
 
 
 @many
+@given(seeds, widths, st.floats(0.5, 1.0))
+def test_enough_of_the_shift_arrives_at_the_bare_key(seed, m, reach):
+    p = Problem(seed, m)
+    keys, outputs, _, target = in_contexts(p)
+    keys[0] -= 4.0  # unlike the others
+    metric = p.metric
+    delta = change(solve_value(metric, keys, outputs, target, one_key=True, bare=0.5, reach=reach))
+    direction = delta.T @ torch.ones(p.d, dtype=delta.dtype)
+    weights = [context_weights(len(keys), bare=b) for b in (0.5 + 0.05 * i for i in range(11))]
+    shares = []
+    for w in weights:
+        mean = w @ keys.double()
+        spread = metric.inverse_times(metric.whiten(mean[:, None]))[:, 0]
+        if relative(delta, torch.outer((target - w @ outputs) / (spread @ mean), spread)) < 1e-6:
+            shares.append(float((spread @ keys[0].double()) / (spread @ mean)))
+    assert direction.isfinite().all()
+    assert len(shares) == 1
+    assert shares[0] >= reach - 1e-9
+
+
+@many
 @given(seeds, widths)
 def test_rome_writes_the_target_at_the_bare_key_in_the_mean_keys_direction(seed, m):
     p = Problem(seed, m)

@@ -25,8 +25,8 @@ class LocateThenEditConfig(MethodConfig):
         description="'normalised': steps along the gradient whose length is a share of the clamp, which need few "
         "passes; 'adam': as published (with `steps` at 20 or 25).",
     )
-    step_size: float = Field(0.6, gt=0.0, description="The normalised optimiser's first step relative to the clamp.")
-    step_decay: float = Field(0.8, gt=0.0, le=1.0, description="Each of its steps relative to the one before.")
+    step_size: float = Field(0.8, gt=0.0, description="The normalised optimiser's first step relative to the clamp.")
+    step_decay: float = Field(0.9, gt=0.0, le=1.0, description="Each of its steps relative to the one before.")
     learning_rate: float = Field(0.5, gt=0.0, description="Adam's learning rate for the value.")
     weight_decay: float = Field(0.5, ge=0.0, description="Weight of ‖δ‖/‖v0‖² in the loss.")
     clamp: float = Field(4.0, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖.")

@@ -54,7 +54,7 @@ class InsertionConfig(LocateThenEditConfig):
         description="A layer's share of what is missing: 1/remaining (MEMIT), 1/√remaining (PMET), or all of it, "
         "with targets found anew at each layer (BLUE).",
     )
-    steps: int = Field(8, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
+    steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     clamp: float = Field(0.75, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the block's output.")
     preservation: float = Field(
         0.2, ge=0.0, description="λ relative to the mean of the keys' own kᵀC⁻¹k: more keeps more and writes less."

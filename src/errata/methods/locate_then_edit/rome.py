@@ -47,13 +47,14 @@ class RomeConfig(LocateThenEditConfig):
     bare_weight: float | None = Field(
         None, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; by default as each context's."
     )
+    reach: float = Field(0.0, ge=0.0, le=1.0, description="See R-ROME; 0, as published, leaves the average as it is.")
 
 
 class RRomeConfig(RomeConfig):
     """Options of R-ROME: the defaults come from a sweep on a real model (docs/methods.md)."""
 
     optimiser: Optimiser = Field("normalised", description="'normalised', which needs few passes, or 'adam'.")
-    steps: int = Field(8, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
+    steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     precision: Precision = Field(
         "bfloat16", description="Of the products while values are sought, where the processor has it; or 'float32'."
     )
@@ -62,6 +63,13 @@ class RRomeConfig(RomeConfig):
     stop_loss: float = Field(0.2, ge=0.0, description="An edit whose loss falls below this stops.")
     bare_weight: float | None = Field(
         0.5, gt=0.0, le=1.0, description="The bare prompt's share of the averaged key; None for as each context's."
+    )
+    reach: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="How much of the shift must arrive at the bare prompt's own key; where its key is unlike the "
+        "others', its share of the average is raised until it does (0: never).",
     )
 
 
@@ -148,6 +156,7 @@ class RRome(Method[RomeConfig]):
             values.start[i] + values.delta[i],
             one_key=self.one_key,
             bare=config.bare_weight,
+            reach=config.reach,
         )
         return LowRank(lm.weight_name(layer), left.float(), right.float(), lm.layer(layer).transposed)
 
@@ -186,7 +195,14 @@ class Rome(RRome):
 
 
 def solve_value(
-    metric: Metric, keys: Tensor, outputs: Tensor, target: Tensor, *, one_key: bool, bare: float | None = None
+    metric: Metric,
+    keys: Tensor,
+    outputs: Tensor,
+    target: Tensor,
+    *,
+    one_key: bool,
+    bare: float | None = None,
+    reach: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The rank-one change that writes a value.
 
@@ -197,15 +213,31 @@ def solve_value(
         target: v*, [d].
         one_key: R-ROME (mean key and mean output throughout) or ROME as released (bare key and output in the fraction).
         bare: the bare prompt's share of the means; None for one as large as each context's.
+        reach: the least part of the shift that must arrive at the bare key: its share is raised until it does.
 
     Returns:
         left [d, 1] and right [1, m]: R-ROME's satisfy (W + left right) · mean key = v*.
     """
-    weights = context_weights(len(keys), bare=bare or 1.0 / len(keys)).to(keys.device)
+    weights = _weights(metric, keys, bare or 1.0 / len(keys), reach).to(keys.device)
     mean_key, mean_output = weights @ keys.double(), weights @ outputs.double()
     if one_key:
         return rank_one(metric, mean_key, target.double() - mean_output)
     return rank_one(metric, mean_key, target.double() - outputs[0].double(), read_at=keys[0])
+
+
+def _weights(metric: Metric, keys: Tensor, bare: float, reach: float) -> Tensor:
+    """The contexts' weights, with the bare prompt's raised until enough arrives at its key.
+
+    A change along C⁻¹k̄ that moves the output at k̄ by a shift moves it at k_b by k̄ᵀC⁻¹k_b / k̄ᵀC⁻¹k̄ of that. Where the
+    two keys are unlike, the prompt that was asked for would not change although the value is right.
+    """
+    whitened = metric.whiten(keys.T)
+    for step in range(11):
+        weights = context_weights(len(keys), bare=bare + (1.0 - bare) * step / 10)
+        mean = whitened @ weights.to(whitened.device)
+        if torch.dot(mean, whitened[:, 0]) >= reach * torch.dot(mean, mean):
+            break
+    return weights
 
 
 def _note(edit: Edit, values: Values, i: int) -> dict[str, Any]:

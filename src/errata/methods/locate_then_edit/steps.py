@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-MOMENTUM = 0.3
+MOMENTUM = 0.5
 RETREAT = 0.5  # a step that went too far is taken again, from where it began, at this share of its length
 
 

@@ -27,8 +27,8 @@ class ValueSettings:
     kl_weight: float
     stop_loss: float
     optimiser: Optimiser = "adam"
-    step_size: float = 0.6
-    step_decay: float = 0.8
+    step_size: float = 0.8
+    step_decay: float = 0.9
     stop_at_argmax: bool = False
     precision: Precision = "float32"
 

@@ -1,14 +1,14 @@
 """Which hidden state at the subject makes the model say the new object: one optimiser for all methods.
 
-For each edit a shift δ of one hidden state, at the subject's last token, is found by Adam so that every context's
+For each edit a shift δ of one hidden state, at the subject's last token, is found by descent so that every context's
 prompt is continued by the target (ROME, equation 4; MEMIT, equation 16):
 
     loss = mean_contexts NLL(target) + kl_weight · KL(p_δ ‖ p_0 at "<subject> is a") + decay · ‖δ‖ / ‖v0‖²
 
-with ‖δ‖ held below clamp · ‖v0‖. The edits are independent problems, so they run as one batch with one Adam state a
-row and stop one by one. What does not depend on δ is computed once: everything left of the subject's last token (a
-key/value cache) and, to its right, everything up to the edited layer. Only the target's positions are projected to the
-vocabulary.
+with ‖δ‖ held below clamp · ‖v0‖. The steps are Adam's, as published, or fewer and longer ones. The edits are
+independent problems, so they share passes, each with an optimiser's state of its own, and stop one by one. What does
+not depend on δ is computed once: everything left of the subject's last token (a key/value cache) and, to its right,
+everything up to the edited layer. Only the target's positions are projected to the vocabulary.
 """
 
 from __future__ import annotations
