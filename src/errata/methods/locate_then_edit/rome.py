@@ -235,7 +235,7 @@ def _weights(metric: Metric, keys: Tensor, bare: float, reach: float) -> Tensor:
     for step in range(11):
         weights = context_weights(len(keys), bare=bare + (1.0 - bare) * step / 10)
         mean = whitened @ weights.to(whitened.device)
-        if torch.dot(mean, whitened[:, 0]) >= reach * torch.dot(mean, mean):
+        if reach == 0.0 or torch.dot(mean, whitened[:, 0]) >= reach * torch.dot(mean, mean):
             break
     return weights
 
