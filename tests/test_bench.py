@@ -238,3 +238,23 @@ def test_cases_of_several_edits_are_left_out_where_any_of_them_contradicts():
 def test_options_of_a_reader_are_for_files(lm, cases):
     with pytest.raises(ConfigError, match="for a file of cases"):
         evaluate(lm, cases, method="none", reading={"language": "de"})
+
+
+def test_a_finished_sequence_is_replaced_by_the_methods_last_word(lm, cases, tmp_path, monkeypatch):
+    from errata.methods.locate_then_edit.memit import Memit
+
+    seen = []
+
+    def finish(self, lm, patches, config):
+        seen.append((len(patches), len(applied_patches(lm))))
+        return patches[0]
+
+    monkeypatch.setattr(Memit, "finish", finish)
+    was = lm.fingerprint()
+    options = {**OPTIONS, "generation": False, "config": {**QUICK, "layers": (1,)}}
+    run = evaluate(lm, cases, method="memit", protocol="sequential", batch_size=2, out=tmp_path / "run", **options)
+    assert seen == [(2, 2)]
+    assert lm.fingerprint() == was
+    monkeypatch.undo()
+    whole = evaluate(lm, cases, method="memit", protocol="sequential", batch_size=2, **options)
+    assert run.metrics["EM"] != whole.metrics["EM"]

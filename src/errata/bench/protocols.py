@@ -29,6 +29,7 @@ from errata.progress import task
 from errata.records import EditCase
 
 CHUNK = 24  # cases solved and scored together: enough to fill a batch, few enough to lose little when killed
+WORK = "work"  # what a method keeps of unfinished work, below the run's folder
 SINGLE_TOKENS = 512  # of held-out text after every single edit; a batch is measured on all of it
 
 
@@ -40,10 +41,17 @@ class Editor:
     config: MethodConfig
     batch_size: int = 1
 
-    def solve(self, lm: LanguageModel, cases: Sequence[EditCase]) -> Patch:
-        """One patch for all of the cases, in which an edit that several of them ask for stands once."""
+    def solve(self, lm: LanguageModel, cases: Sequence[EditCase], folder: Path | None = None) -> Patch:
+        """One patch for all of the cases, in which an edit that several of them ask for stands once.
+
+        A method that can go on from unfinished work keeps it in the folder.
+        """
         edits = dict.fromkeys(edit for case in cases for edit in case.edits)
-        return self.method.solve(lm, list(edits), self.config)
+        return self.method.resume(lm, list(edits), self.config, folder=folder)
+
+    def finish(self, lm: LanguageModel, patch: Patch) -> Patch:
+        """The method's last word on a run that consists of this patch."""
+        return self.method.finish(lm, [patch], self.config) or patch
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,7 @@ def _solved(
         patches: list[Patch | ErrataError] = list(
             editor.method.solve_each(lm, [case.edit for case in together], editor.config) if together else []
         )
+        patches = [editor.finish(lm, patch) if isinstance(patch, Patch) else patch for patch in patches]
         share = (time.process_time() - started) / max(1, len(together))
         yield from ((case, patch, share) for case, patch in zip(together, patches, strict=True))
     except (RequestError, NumericalError):
@@ -185,7 +194,7 @@ def _solved(
     for case in alone:
         started = time.process_time()
         try:
-            solved: Patch | ErrataError = editor.solve(lm, [case])
+            solved: Patch | ErrataError = editor.finish(lm, editor.solve(lm, [case]))
         except (RequestError, NumericalError) as error:
             solved = error
         yield case, solved, time.process_time() - started
@@ -200,7 +209,7 @@ def batch(run: Run, editor: Editor) -> dict[str, Metric]:
         patch = Patch.from_pretrained(place)
     else:
         started = time.process_time()
-        patch = editor.solve(run.lm, run.cases)
+        patch = editor.finish(run.lm, editor.solve(run.lm, run.cases, run.folder / WORK))
         seconds = (time.process_time() - started) / len(run.cases)
         patch.save_pretrained(place)
     with patch.applied(run.lm):
@@ -213,6 +222,7 @@ def sequential(run: Run, editor: Editor) -> dict[str, Metric]:
     before = window_nlls(run.lm, run.text)
     steps = list(chunks(run.cases, editor.batch_size))
     seconds, solved = 0.0, 0
+    patches: list[Patch] = []
     with ExitStack() as stack, task(f"Editing in sequence ({editor.method.info.name})", total=len(steps)) as bar:
         for number, cases in enumerate(steps):
             place = run.folder / "patches" / f"{number:05d}"
@@ -221,11 +231,16 @@ def sequential(run: Run, editor: Editor) -> dict[str, Metric]:
                 stack.enter_context(patch.applied(run.lm))
             else:
                 started = time.process_time()
-                patch = editor.solve(run.lm, cases)
+                patch = editor.solve(run.lm, cases, run.folder / WORK)
                 seconds, solved = seconds + time.process_time() - started, solved + len(cases)
                 patch.save_pretrained(place)
                 stack.enter_context(patch.applied(run.lm, verify=False))
+            patches.append(patch)
             bar.advance()
+        finished = editor.method.finish(run.lm, patches, editor.config)
+        if finished is not None:
+            stack.close()  # its steps come off: it stands in for all of them
+            stack.enter_context(finished.applied(run.lm))
         return _score_all(run, before, seconds / solved if solved else None)
 
 
