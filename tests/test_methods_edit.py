@@ -13,7 +13,7 @@ from errata.errors import ArchitectureError, ConfigError, ErrataError, Numerical
 from errata.lm import load, score
 from errata.lm.tokens import encode
 from errata.methods import default_method, get_method, method_names
-from errata.methods.locate_then_edit.config import layer_at
+from errata.methods.layers import layer_at
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.keys import KeySweep
 from errata.methods.locate_then_edit.rewrites import tokenise

@@ -15,10 +15,11 @@ from errata.lm import load, score
 from errata.lm.forward import supports_splitting
 from errata.methods import get_method
 from errata.methods.fine_tuning import one_matrix, passes
-from errata.methods.fine_tuning.config import block_modules, trained_layer
+from errata.methods.fine_tuning.config import block_modules
 from errata.methods.fine_tuning.examples import examples_of
 from errata.methods.fine_tuning.training import train
 from errata.methods.fine_tuning.weights import MatrixChanges
+from errata.methods.layers import layer_at
 from errata.patch import Dense, LowRank, Patch, applied_patches
 from errata.records import Edit
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
@@ -545,7 +546,7 @@ def test_a_caller_without_gradients_gets_the_same(method, without):
 
 def test_the_layer_is_a_fraction_of_depth_and_may_be_the_last():
     lm = load(tiny("llama", layers=9))
-    assert [trained_layer(lm, depth) for depth in (0.0, 0.5, 1.0)] == [0, 4, 8]
+    assert [layer_at(lm, depth, last=True) for depth in (0.0, 0.5, 1.0)] == [0, 4, 8]
     chosen = get_method("ft-m")
     assert chosen.layers(lm, chosen.configure({"depth": 1.0})) == [8]
     assert chosen.layers(lm, chosen.configure({"layer": 3})) == [3]

@@ -21,19 +21,6 @@ class TrainingConfig(MethodConfig):
     seed: int = Field(0, ge=0, description="Of the order of several edits, and of LoRA's start and dropout.")
 
 
-def trained_layer(lm: LanguageModel, depth: float) -> int:
-    """The editable layer nearest a fraction of the depth; unlike where a value is written, it may be the last.
-
-    Raises:
-        ArchitectureError: no layer of the model can be edited.
-    """
-    wanted = round(depth * (lm.num_layers - 1))
-    usable = [i for i in range(lm.num_layers) if lm.architecture.blocks[i].refusal is None]
-    if not usable:
-        lm.layer(wanted)  # raises the sentence that says why
-    return min(usable, key=lambda i: (abs(i - wanted), i))
-
-
 def block_modules(lm: LanguageModel, layer: int, targets: tuple[str, ...]) -> list[str]:
     """The paths of one block's linear modules that are meant by some targets, in the block's order.
 

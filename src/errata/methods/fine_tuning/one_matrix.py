@@ -15,11 +15,12 @@ from pydantic import Field
 
 from errata.lm.language_model import LanguageModel
 from errata.methods.base import Method, MethodInfo
-from errata.methods.fine_tuning.config import TrainingConfig, trained_layer
+from errata.methods.fine_tuning.config import TrainingConfig
 from errata.methods.fine_tuning.examples import Objective, distinct, examples_of
 from errata.methods.fine_tuning.passes import ROWS_AT_ONCE
 from errata.methods.fine_tuning.training import edit_notes, train
 from errata.methods.fine_tuning.weights import MatrixChanges
+from errata.methods.layers import layer_at
 from errata.patch import Patch, Update
 from errata.records import Edit
 
@@ -112,7 +113,7 @@ class OneMatrix(Method[O]):
     def layers(self, lm: LanguageModel, config: O) -> list[int]:
         """The one layer it would train."""
         if config.layer is None:
-            return [trained_layer(lm, config.depth)]
+            return [layer_at(lm, config.depth, last=True)]
         lm.layer(config.layer)  # raises the sentence that says why it cannot be edited
         return [config.layer]
 

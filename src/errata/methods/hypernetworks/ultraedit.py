@@ -22,7 +22,7 @@ from errata.lm.language_model import LanguageModel
 from errata.methods.base import Method, MethodConfig, MethodInfo
 from errata.methods.hypernetworks.gradients import Trace, answer_traces
 from errata.methods.hypernetworks.normaliser import Normaliser
-from errata.methods.locate_then_edit.config import layer_at
+from errata.methods.layers import layer_at, layers_up_to
 from errata.methods.locate_then_edit.solvers import Metric, ridge
 from errata.patch import Dense, Patch, applied_patches
 from errata.progress import task
@@ -118,9 +118,7 @@ class UltraEdit(Method[UltraEditConfig]):
             for layer in config.layers:
                 lm.layer(layer)
             return sorted(set(config.layers))
-        last = layer_at(lm, config.depth)
-        usable = range(max(0, last - config.span + 1), last + 1)
-        return [i for i in usable if lm.architecture.blocks[i].refusal is None]
+        return layers_up_to(lm, layer_at(lm, config.depth), config.span)
 
 
 def _advanced(before: _Layer, trace: Trace, config: UltraEditConfig) -> _Layer:

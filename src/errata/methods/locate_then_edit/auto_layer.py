@@ -31,6 +31,7 @@ CANDIDATES = 8
 DEEPEST = 0.6  # of depth: subjects are read below, and later edits no longer reach the answer
 
 Solve = Callable[[int, Sequence[EditCase]], list[Patch]]
+Prepare = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Trial:
         return self.reached - self.spilt
 
 
-def best_layer(lm: LanguageModel, question: str, candidates: Sequence[int], solve: Solve) -> int:
+def best_layer(
+    lm: LanguageModel, question: str, candidates: Sequence[int], solve: Solve, prepare: Prepare = lambda: None
+) -> int:
     """The candidate at which editing does best, from the cache where it is known.
 
     Args:
@@ -62,14 +65,17 @@ def best_layer(lm: LanguageModel, question: str, candidates: Sequence[int], solv
         question: what decides the answer beside the weights: the method and its options.
         candidates: layers to try.
         solve: one patch a case at a layer.
+        prepare: what is better done once for all candidates; not called where the answer is known.
 
     Raises:
         ConfigError: the model knows too few of the shipped facts.
     """
-    return max(layer_trials(lm, question, candidates, solve), key=lambda trial: trial.merit).layer
+    return max(layer_trials(lm, question, candidates, solve, prepare), key=lambda trial: trial.merit).layer
 
 
-def layer_trials(lm: LanguageModel, question: str, candidates: Sequence[int], solve: Solve) -> list[Trial]:
+def layer_trials(
+    lm: LanguageModel, question: str, candidates: Sequence[int], solve: Solve, prepare: Prepare = lambda: None
+) -> list[Trial]:
     """What the probe finds at every candidate; see :func:`best_layer`."""
     name = hashlib.sha256(json.dumps([question, list(candidates), FACTS]).encode()).hexdigest()[:16]
     path = cache_dir("layers", base_fingerprint(lm)[:24]) / f"{name}.json"
@@ -78,6 +84,7 @@ def layer_trials(lm: LanguageModel, question: str, candidates: Sequence[int], so
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing there, or nothing whole
     with bare(lm):
+        prepare()
         trials = _tried(lm, candidates, solve)
     write_json(path, {"question": question, "trials": [vars(trial) for trial in trials]})
     return trials

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from errata.errors import ConfigError
-from errata.lm.language_model import LanguageModel
 from errata.lm.products import Precision
 from errata.methods.base import MethodConfig
 from errata.methods.locate_then_edit.value_types import Optimiser, ValueSettings
@@ -62,33 +60,3 @@ class LocateThenEditConfig(MethodConfig):
             stop_at_argmax=self.stop_at_argmax,
             precision=self.precision,
         )
-
-
-def layer_at(lm: LanguageModel, depth: float) -> int:
-    """The editable layer nearest a fraction of the depth, never the last (nothing above it could read the edit).
-
-    Raises:
-        ArchitectureError: no layer of the model can be edited.
-        ConfigError: the model has one layer.
-    """
-    if lm.num_layers < 2:
-        raise ConfigError("A model of one layer cannot be edited so: there is no later layer to read the edit.")
-    wanted = round(depth * (lm.num_layers - 1))
-    usable = [i for i in range(lm.num_layers - 1) if lm.architecture.blocks[i].refusal is None]
-    if not usable:
-        lm.layer(wanted)  # raises the sentence that says why
-    return min(usable, key=lambda i: (abs(i - wanted), i))
-
-
-def check_layer(lm: LanguageModel, layer: int) -> int:
-    """The layer, if it can be edited.
-
-    Raises:
-        ArchitectureError: there is no such layer, it cannot be edited, or it is the last one.
-    """
-    lm.layer(layer)
-    if layer == lm.num_layers - 1:
-        raise ConfigError(
-            f"Layer {layer} is the last one, so no later layer can read the edit: choose 0 to {layer - 1}."
-        )
-    return layer

@@ -20,14 +20,15 @@ from torch import Tensor
 
 from errata.lm.language_model import LanguageModel
 from errata.methods.base import Method
+from errata.methods.layers import check_layer, layer_at, layers_up_to
 from errata.methods.locate_then_edit.auto_layer import best_layer, candidates_for
-from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_layer, layer_at
+from errata.methods.locate_then_edit.config import LocateThenEditConfig
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.guards import anchored, capped_patch, keep_largest
 from errata.methods.locate_then_edit.keys import KeySweep, context_weights
 from errata.methods.locate_then_edit.moments import metrics_for
 from errata.methods.locate_then_edit.rewrites import Rewrite, tokenise
-from errata.methods.locate_then_edit.sequence import ANCHOR, compact, earlier_anchor, earlier_keys, keys_name, pilot
+from errata.methods.locate_then_edit.sequence import ANCHOR, compact, earlier_anchor, earlier_keys, keys_name, pilots
 from errata.methods.locate_then_edit.solvers import Metric, key_energy, ridge
 from errata.methods.locate_then_edit.store import KnownValue, ValueStore
 from errata.methods.locate_then_edit.values import Site, Values, optimise_values
@@ -54,7 +55,6 @@ class InsertionConfig(LocateThenEditConfig):
         description="A layer's share of what is missing: 1/remaining (MEMIT), 1/√remaining (PMET), or all of it, "
         "with targets found anew at each layer (BLUE).",
     )
-    steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     clamp: float = Field(0.75, gt=0.0, description="Largest ‖δ‖ relative to ‖v0‖, the block's output.")
     preservation: float = Field(
         0.2, ge=0.0, description="λ relative to the mean of the keys' own kᵀC⁻¹k: more keeps more and writes less."
@@ -90,6 +90,7 @@ class _Found:
     losses: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     strengths: list[float] = field(default_factory=list)
+    anchor: float | None = None  # the norm of all targets of the sequence
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,10 @@ class _Targets:
 
     lm: LanguageModel
     rewrites: Sequence[Rewrite]
+    contexts: Sequence[str]
     config: InsertionConfig
     site: Site
-    anchor: float | None
+    fingerprint: str
     known: Mapping[str, KnownValue]
     store: ValueStore | None
 
@@ -110,11 +112,32 @@ class _Targets:
         values = optimise_values(
             self.lm, self.rewrites, layer, self.config.value_settings(), site=self.site, keep_keys=False,
             store=self.store, known=self.known if first else None,
+            # Known where nothing was written yet; a later stage stands on other weights.
+            fingerprint=self.fingerprint if first else None,
         )  # fmt: skip
         found.values = found.values or values
         found.losses = values.losses
         targets = (values.start + values.delta).double()
-        return targets if self.anchor is None else anchored(targets, values.start.double(), self.anchor)
+        if not self.config.anchor:
+            return targets
+        if found.anchor is None:
+            found.anchor = self._anchor(layer, targets)
+        return anchored(targets, values.start.double(), found.anchor)
+
+    def _anchor(self, layer: int, targets: Tensor) -> float:
+        """The norm of all targets of a sequence: its first step's mean, with shipped edits where they are few."""
+        earlier = earlier_anchor(self.lm)
+        if earlier is not None:
+            return earlier
+        norms = targets.norm(dim=-1)
+        more = pilots(len(norms))
+        if more:
+            settings = self.config.value_settings()
+            values = optimise_values(
+                self.lm, tokenise(self.lm, more, self.contexts), layer, settings, site=self.site, keep_keys=False
+            )
+            norms = torch.cat([norms, (values.start + values.delta).double().norm(dim=-1)])
+        return float(norms.mean())
 
 
 class Insertion(Method[IC]):
@@ -141,8 +164,8 @@ class Insertion(Method[IC]):
         rewrites = tokenise(lm, edits, contexts)  # before the second moments: a bad request fails early
         metrics = self.metrics(lm, layers, config)
         # λ is measured without the penalty, which would otherwise lower it and undo itself.
-        scales = self.metrics(lm, layers, config.model_copy(update={"weight_penalty": 0.0}))
-        anchor = self._anchor(lm, edits, contexts, layers, config) if config.anchor else None
+        free = config.model_copy(update={"weight_penalty": 0.0})
+        scales = self.metrics(lm, layers, free) if config.weight_penalty else metrics
         base = lm.fingerprint()
         resolved = {**config.model_dump(mode="json"), "layers": layers}
         sweep = KeySweep(lm, rewrites, layers[0])
@@ -150,14 +173,21 @@ class Insertion(Method[IC]):
         updates: list[Update] = []
         found = _Found()
         targets_of = _Targets(
-            lm, rewrites, config, self.site, anchor, _known_values(known), ValueStore(folder) if folder else None
+            lm,
+            rewrites,
+            contexts,
+            config,
+            self.site,
+            base,
+            _known_values(known),
+            ValueStore(folder) if folder else None,
         )
         stages = [[layer] for layer in layers] if config.spread == "direct" else [layers]
         with ExitStack() as stack:
             for stage in stages:
                 targets = targets_of.at(stage[-1], found)
                 for place, layer in enumerate(track(stage, "Writing layers")):
-                    keys = _mean_keys(sweep, layer, weights)
+                    keys = sweep.mean_keys([layer], weights)[layer]
                     missing = targets - self._states(sweep, lm, stage[-1])
                     found.gaps.append(float(missing.norm()))
                     share = missing.T * _share(config.spread, len(stage) - place)
@@ -172,10 +202,11 @@ class Insertion(Method[IC]):
                     stack.enter_context(step.applied(lm, verify=False))
                 found.gaps.append(float((targets - self._states(sweep, lm, stage[-1])).norm()))
             # A later step must leave these outputs alone, so the keys are kept as the edited model has them.
-            state = {keys_name(layer): compact(_mean_keys(sweep, layer, weights)).float() for layer in layers}
+            after = sweep.mean_keys(layers, weights)
+            state = {keys_name(layer): compact(keys).float() for layer, keys in after.items()}
         state |= _kept_values(found.values)
-        if anchor is not None:
-            state[ANCHOR] = torch.tensor([anchor])
+        if found.anchor is not None:
+            state[ANCHOR] = torch.tensor([found.anchor])
         return Patch.create(
             lm, updates, method=self.info.name, config=resolved, edits=edits, seeds={"contexts": config.seed},
             contexts=contexts, notes=_notes(edits, found), state=state, fingerprint=base,
@@ -193,16 +224,16 @@ class Insertion(Method[IC]):
         """
         if isinstance(config.layers, str):
             candidates = candidates_for(lm)
-            self.metrics(lm, list(range(candidates[-1] + 1)), config)  # one pass over the corpus for all of them
-            question = f"{self.info.name} {config.model_dump_json()}"
-            last = best_layer(lm, question, candidates, partial(self._trial, lm, config))
+            written = {i for layer in candidates for i in self.layers(lm, _up_to(lm, config, layer))}
+            solve, prepare = partial(self._trial, lm, config), partial(self.metrics, lm, sorted(written), config)
+            last = best_layer(lm, f"{self.info.name} {config.model_dump_json()}", candidates, solve, prepare)
             return self.layers(lm, _up_to(lm, config, last))
         if config.layers is not None:
             layers = [check_layer(lm, layer) for layer in sorted(set(config.layers))]
         else:
             last = layer_at(lm, config.depth)
             span = config.span if lm.layer(last).additive else 1
-            layers = [i for i in range(max(0, last - span + 1), last + 1) if lm.architecture.blocks[i].refusal is None]
+            layers = layers_up_to(lm, last, span)
         return sorted({layers[0], layers[-1]}) if config.ends_only else layers
 
     def _trial(self, lm: LanguageModel, config: IC, layer: int, cases: Sequence[EditCase]) -> list[Patch]:
@@ -219,26 +250,9 @@ class Insertion(Method[IC]):
         of_block = self.site == "block" and lm.layer(layer).additive
         return sweep.states(layer, of_block=of_block).double()
 
-    def _anchor(
-        self, lm: LanguageModel, edits: Sequence[Edit], contexts: Sequence[str], layers: Sequence[int], config: IC
-    ) -> float:
-        """The norm of all targets of a sequence: that of its first step's, kept in the first patch."""
-        earlier = earlier_anchor(lm)
-        if earlier is not None:
-            return earlier
-        rewrites = tokenise(lm, pilot(edits), contexts)
-        values = optimise_values(lm, rewrites, layers[-1], config.value_settings(), site=self.site)
-        return float((values.start + values.delta).norm(dim=-1).mean())
-
 
 def _up_to(lm: LanguageModel, config: IC, layer: int) -> IC:
     return config.model_copy(update={"layers": None, "depth": layer / (lm.num_layers - 1)})
-
-
-def _mean_keys(sweep: KeySweep, layer: int, weights: Tensor) -> Tensor:
-    """K, [m, n] float64: every edit's key, averaged over its contexts."""
-    keys = sweep.keys(layer)
-    return torch.einsum("ncm,c->mn", keys.double(), weights.to(keys.device))
 
 
 def _share(spread: str, remaining: int) -> float:

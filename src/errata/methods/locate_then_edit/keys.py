@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -54,15 +54,34 @@ class KeySweep:
 
     def keys(self, layer: int) -> Tensor:
         """Input of W at the subject in each context, [edits, contexts, m] float32."""
-        return self._at(layer, self.lm.layer(layer).out_projection, before=True)
+        path = self.lm.layer(layer).out_projection
+        return self._stacked(self._passes(inputs=[path], stop=path), path)
+
+    def mean_keys(self, layers: Sequence[int], weights: Tensor) -> dict[int, Tensor]:
+        """Each layer's keys averaged over contexts by weights [contexts]: K, [m, edits] float64, all from one pass."""
+        paths = {layer: self.lm.layer(layer).out_projection for layer in layers}
+        means = {
+            layer: torch.zeros(self.edits, self.lm.layer(layer).key_width, dtype=torch.float64) for layer in layers
+        }
+        for rows, seen in self._passes(inputs=list(paths.values()), stop=paths[max(layers)]):
+            edits, shares = torch.tensor(rows) // self.contexts, weights[torch.tensor(rows) % self.contexts]
+            for layer, path in paths.items():
+                keys = seen[path].double()
+                means[layer] = (
+                    means[layer].to(keys.device).index_add(0, edits.to(keys.device), keys * shares.to(keys)[:, None])
+                )
+        return {layer: mean.T for layer, mean in means.items()}
 
     def states(self, layer: int, *, of_block: bool) -> Tensor:
         """Output of the block, or of W, at the subject of the bare prompts, [edits, d] float32."""
         block = self.lm.layer(layer)
-        return self._at(layer, block.path if of_block else block.out_projection, before=False, bare_only=True)[:, 0]
+        path = block.path if of_block else block.out_projection
+        return self._stacked(self._passes(outputs=[path], stop=path, bare_only=True), path)[:, 0]
 
-    def _at(self, layer: int, path: str, *, before: bool, bare_only: bool = False) -> Tensor:
-        found: dict[int, Tensor] = {}
+    def _passes(
+        self, *, inputs: Sequence[str] = (), outputs: Sequence[str] = (), stop: str, bare_only: bool = False
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """For each batch the rows it holds, and what the modules take (or give) at their subjects, [rows, width]."""
         for chosen, whole, all_lookups, all_entries in self._chunks:
             keep = [i for i, row in enumerate(chosen) if not bare_only or row % self.contexts == 0]
             if not keep:
@@ -70,13 +89,18 @@ class KeySweep:
             every = len(keep) == len(chosen)
             batch = whole if every else whole.select(keep)
             lookup, entry = (all_lookups, all_entries) if every else (all_lookups[keep], all_entries[keep])
-            asked = {"inputs": [path]} if before else {"outputs": [path]}
             with torch.no_grad():
-                _, seen = batch.run(start=self.first, hidden=entry, stop=path, stop_before=before, **asked)  # type: ignore[arg-type]
-            tensor = (seen.inputs if before else seen.outputs)[path]
-            shaped = tensor.reshape(*batch.ids.shape, -1)
-            rows = torch.arange(len(keep), device=shaped.device)
-            for i, value in zip(keep, shaped[rows, lookup.to(shaped.device)].float(), strict=True):
-                found[chosen[i]] = value
-        stacked = torch.stack([found[i] for i in sorted(found)])
+                _, seen = batch.run(
+                    start=self.first, hidden=entry, inputs=inputs, outputs=outputs, stop=stop, stop_before=bool(inputs)
+                )
+            found = {}
+            for path, tensor in {**seen.inputs, **seen.outputs}.items():
+                shaped = tensor.reshape(*batch.ids.shape, -1)
+                found[path] = shaped[torch.arange(len(keep), device=shaped.device), lookup.to(shaped.device)].float()
+            yield [chosen[i] for i in keep], found
+
+    def _stacked(self, passes: Iterator[tuple[list[int], dict[str, Tensor]]], path: str) -> Tensor:
+        """One module's rows in the order of the edits, [edits, rows an edit, width]."""
+        found = {row: value for rows, seen in passes for row, value in zip(rows, seen[path], strict=True)}
+        stacked = torch.stack([found[row] for row in sorted(found)])
         return stacked.view(self.edits, -1, stacked.shape[-1])

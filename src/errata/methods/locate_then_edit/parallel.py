@@ -38,7 +38,8 @@ def unit_keys(lm: LanguageModel, edits: Sequence[Edit], layers: Sequence[int]) -
     if not wanted or not edits:
         return {}
     sweep = KeySweep(lm, tokenise(lm, edits, (BARE,)), wanted[0])
-    return {layer: torch.nn.functional.normalize(sweep.keys(layer)[:, 0], dim=-1) for layer in wanted}
+    keys = sweep.mean_keys(wanted, torch.ones(1))
+    return {layer: torch.nn.functional.normalize(found.T.float(), dim=-1) for layer, found in keys.items()}
 
 
 def parallel_pairs(keys: Tensor, threshold: float, *, first: int | None = None) -> dict[Pair, float]:

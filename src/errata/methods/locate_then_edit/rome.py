@@ -22,8 +22,9 @@ from torch import Tensor
 from errata.lm.language_model import LanguageModel
 from errata.lm.products import Precision
 from errata.methods.base import Method, MethodInfo
+from errata.methods.layers import check_layer, layer_at
 from errata.methods.locate_then_edit.auto_layer import best_layer, candidates_for
-from errata.methods.locate_then_edit.config import LocateThenEditConfig, check_layer, layer_at
+from errata.methods.locate_then_edit.config import LocateThenEditConfig
 from errata.methods.locate_then_edit.contexts import sample_contexts
 from errata.methods.locate_then_edit.keys import context_weights
 from errata.methods.locate_then_edit.moments import metrics_for
@@ -54,7 +55,6 @@ class RRomeConfig(RomeConfig):
     """Options of R-ROME: the defaults come from a sweep on a real model (docs/methods.md)."""
 
     optimiser: Optimiser = Field("normalised", description="'normalised', which needs few passes, or 'adam'.")
-    steps: int = Field(20, ge=1, le=1000, description="Forward passes of the value optimisation, at most.")
     precision: Precision = Field(
         "bfloat16", description="Of the products while values are sought, where the processor has it; or 'float32'."
     )
@@ -127,12 +127,9 @@ class RRome(Method[RomeConfig]):
         """The one layer it would edit."""
         if isinstance(config.layer, str):
             candidates = candidates_for(lm)
-            metrics_for(lm, candidates, config)  # one pass over the corpus for all of them
-            return [best_layer(lm, self._question(config), candidates, partial(self._trial, lm, config))]
+            solve, prepare = partial(self._trial, lm, config), partial(metrics_for, lm, candidates, config)
+            return [best_layer(lm, f"{self.info.name} {config.model_dump_json()}", candidates, solve, prepare)]
         return [layer_at(lm, config.depth) if config.layer is None else check_layer(lm, config.layer)]
-
-    def _question(self, config: RomeConfig) -> str:
-        return f"{self.info.name} {config.model_dump_json()}"
 
     def _trial(self, lm: LanguageModel, config: RomeConfig, layer: int, cases: Sequence[EditCase]) -> list[Patch]:
         return self.solve_each(lm, [case.edit for case in cases], config.model_copy(update={"layer": layer}))

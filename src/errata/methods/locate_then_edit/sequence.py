@@ -6,8 +6,6 @@ was reverted is forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -45,7 +43,6 @@ def earlier_anchor(lm: LanguageModel) -> float | None:
     return next((float(patch.state[ANCHOR]) for patch in applied_patches(lm) if ANCHOR in patch.state), None)
 
 
-def pilot(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits, completed by shipped ones where they are too few for a mean norm that means something."""
-    more = [case.edit for case in starter_cases(PILOTS)]
-    return [*edits, *more[: max(0, PILOTS - len(edits))]]
+def pilots(count: int) -> list[Edit]:
+    """Shipped edits that complete so many others, where those are too few for a mean norm that means something."""
+    return [case.edit for case in starter_cases(PILOTS - count)] if count < PILOTS else []
