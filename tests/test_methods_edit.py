@@ -407,12 +407,14 @@ def test_the_key_sweep_equals_plain_passes_while_lower_layers_change(family):
             lm.out_projection(layer).weight.add_(0.1 * torch.randn(lm.out_projection(layer).weight.shape))
 
 
-def test_the_key_sweep_in_small_batches(monkeypatch):
+@pytest.mark.parametrize("kept", [0, 2000, 1 << 30])
+def test_the_key_sweep_in_small_batches(monkeypatch, kept):
     lm = load(tiny("gpt2"))
     rewrites = tokenise(lm, EDITS, CONTEXTS)
     whole = KeySweep(lm, rewrites, 1)
     keys, states = whole.keys(2), whole.states(3, of_block=True)
     monkeypatch.setattr("errata.methods.locate_then_edit.keys.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("errata.methods.locate_then_edit.keys.KEPT_BYTES", kept)
     small = KeySweep(lm, rewrites, 1)
     torch.testing.assert_close(small.keys(2), keys, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(small.states(3, of_block=True), states, rtol=1e-4, atol=1e-4)

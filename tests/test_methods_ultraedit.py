@@ -69,7 +69,7 @@ def test_one_row_has_no_spread_and_gives_no_nan():
 
 def test_the_update_is_the_papers_formula():
     lm = load(tiny("llama"))
-    (patch,) = [errata.edit(lm, EDITS, method="ultraedit", config={"layers": (1,), "ridge": 0.3})]
+    (patch,) = [errata.edit(lm, EDITS, method="ultraedit", config={"layers": (1,), "ridge": 0.3, "warm": 0})]
     trace = answer_traces(lm, EDITS, (1,))[1]
     H, G = trace.keys.double(), trace.gradients.double()
     keys, slopes = ((x - x.mean(0)) / (x.std(0) + EPSILON) for x in (H, G))
@@ -105,26 +105,42 @@ def test_turns_of_one_call_equal_calls_one_after_another():
         assert float((update.delta() - total).norm() / total.norm()) < 1e-5
 
 
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_a_sequence_that_begins_with_one_edit_takes_its_scale_from_shipped_ones():
     lm = load(tiny("llama"))
-    whole = errata.edit(lm, EDITS, method="ultraedit", config=CONFIG)
+    rates = [
+        float(errata.edit(lm, edit, method="ultraedit", config={"layers": (1,)}).state["ultraedit.1.rate"])
+        for edit in EDITS
+    ]
+    assert max(rates) / min(rates) < 1.05
+    alone = [
+        float(errata.edit(lm, edit, method="ultraedit", config={"layers": (1,), "warm": 0}).state["ultraedit.1.rate"])
+        for edit in EDITS
+    ]
+    assert max(alone) > 2 * max(rates)  # what the shipped ones are for
+
+
+@pytest.mark.parametrize("warm", [0, 8])
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch, warm):
+    lm = load(tiny("llama"))
+    config = {**CONFIG, "warm": warm}
+    whole = errata.edit(lm, EDITS, method="ultraedit", config=config)
     calls = []
     original = ultraedit.answer_traces
 
     def killed(*args):
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == (3 if warm else 2):
             raise KeyboardInterrupt
         return original(*args)
 
     monkeypatch.setattr(ultraedit, "answer_traces", killed)
     with pytest.raises(KeyboardInterrupt):
-        errata.edit(lm, EDITS, method="ultraedit", config=CONFIG, resume=tmp_path)
+        errata.edit(lm, EDITS, method="ultraedit", config=config, resume=tmp_path)
     calls.append(1)  # the next calls go through
-    resumed = errata.edit(lm, EDITS, method="ultraedit", config=CONFIG, resume=tmp_path)
-    assert len(calls) == 4
+    resumed = errata.edit(lm, EDITS, method="ultraedit", config=config, resume=tmp_path)
+    assert len(calls) == (5 if warm else 4)
     assert resumed.digest == whole.digest
-    other = errata.edit(lm, EDITS[::-1], method="ultraedit", config=CONFIG, resume=tmp_path)
+    other = errata.edit(lm, EDITS[::-1], method="ultraedit", config=config, resume=tmp_path)
     assert other.digest != whole.digest
 
 

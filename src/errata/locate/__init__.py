@@ -1,1 +1,1 @@
-"""Where a fact, a behaviour or a bias lives in a model: traces, attributions, value vectors, as numbers and pictures."""
+"""Where a fact, a behaviour or a bias lives in a model: traces, attributions, value vectors."""

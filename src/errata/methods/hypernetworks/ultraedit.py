@@ -24,6 +24,7 @@ from errata.methods.hypernetworks.gradients import Trace, answer_traces
 from errata.methods.hypernetworks.normaliser import Normaliser
 from errata.methods.layers import layer_at, layers_up_to
 from errata.methods.locate_then_edit.solvers import Metric, ridge
+from errata.methods.pilots import pilots
 from errata.patch import Dense, Patch, applied_patches
 from errata.progress import task
 from errata.records import Edit
@@ -48,6 +49,9 @@ class UltraEditConfig(MethodConfig):
         0.1, gt=0.0, description="λ relative to the mean ‖h‖²: more keeps more and writes less (the paper's is 1)."
     )
     turn: int = Field(100, ge=1, description="Edits a turn: each turn sees the model as the earlier ones left it.")
+    warm: int = Field(
+        100, ge=0, description="Where a sequence begins with fewer edits, shipped ones complete its first statistics."
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class UltraEdit(Method[UltraEditConfig]):
         done, carried = 0, _carried(lm, layers)
         if folder is not None and (found := _unfinished(folder, edits, config, base)) is not None:
             done, carried = len(found.edits), _of_patch(found, lm, layers)
+        if not carried[layers[0]].keys.count and (more := pilots(min(len(edits), config.turn), config.warm)):
+            traces = answer_traces(lm, more, layers)
+            carried = {layer: _warmed(carried[layer], traces[layer], config) for layer in layers}
         with task(f"{self.info.title}: {len(edits)} edit(s)", total=len(edits)) as bar:
             bar.advance(done)
             patch: Patch | None = None
@@ -121,16 +128,26 @@ class UltraEdit(Method[UltraEditConfig]):
         return layers_up_to(lm, layer_at(lm, config.depth), config.span)
 
 
+def _warmed(before: _Layer, trace: Trace, config: UltraEditConfig) -> _Layer:
+    """Statistics with these rows in them, and η where it is not fixed yet."""
+    now = replace(before, keys=before.keys.seen(trace.keys), gradients=before.gradients.seen(trace.gradients))
+    if now.rate:
+        return now
+    wanted, pushed = trace.outputs.norm(dim=-1).mean(), _pushes(now, trace).norm(dim=-1).mean()
+    return replace(now, rate=float(config.step * wanted / pushed.clamp(min=1e-12)))
+
+
+def _pushes(now: _Layer, trace: Trace) -> Tensor:
+    """v / η of each row, [N, d]."""
+    return -now.keys(trace.keys).square().sum(-1, keepdim=True) * now.gradients(trace.gradients)
+
+
 def _advanced(before: _Layer, trace: Trace, config: UltraEditConfig) -> _Layer:
-    """One turn at one layer."""
-    keys, gradients = before.keys.seen(trace.keys), before.gradients.seen(trace.gradients)  # first update, then use
-    pushes = -keys(trace.keys).square().sum(-1, keepdim=True) * gradients(trace.gradients)
-    rate = before.rate
-    if rate == 0.0:
-        rate = float(config.step * trace.outputs.norm(dim=-1).mean() / pushes.norm(dim=-1).mean().clamp(min=1e-12))
+    """One turn at one layer: its rows are in the statistics that normalise them."""
+    now = _warmed(before, trace, config)
     strength = config.ridge * float(trace.keys.square().sum(-1).mean())
-    left, right = ridge(Metric(None), trace.keys.T, rate * pushes.T, strength)
-    return _Layer(before.change + (left @ right).cpu(), keys, gradients, rate)
+    left, right = ridge(Metric(None), trace.keys.T, now.rate * _pushes(now, trace).T, strength)
+    return replace(now, change=now.change + (left @ right).cpu())
 
 
 def _carried(lm: LanguageModel, layers: Sequence[int]) -> dict[int, _Layer]:

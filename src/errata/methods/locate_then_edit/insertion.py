@@ -28,10 +28,11 @@ from errata.methods.locate_then_edit.guards import anchored, capped_patch, keep_
 from errata.methods.locate_then_edit.keys import KeySweep, context_weights
 from errata.methods.locate_then_edit.moments import metrics_for
 from errata.methods.locate_then_edit.rewrites import Rewrite, tokenise
-from errata.methods.locate_then_edit.sequence import ANCHOR, compact, earlier_anchor, earlier_keys, keys_name, pilots
+from errata.methods.locate_then_edit.sequence import ANCHOR, compact, earlier_anchor, earlier_keys, keys_name
 from errata.methods.locate_then_edit.solvers import Metric, key_energy, ridge
 from errata.methods.locate_then_edit.store import KnownValue, ValueStore
 from errata.methods.locate_then_edit.values import Site, Values, optimise_values
+from errata.methods.pilots import pilots
 from errata.patch import Dense, LowRank, Patch, Update
 from errata.progress import track
 from errata.records import Edit, EditCase

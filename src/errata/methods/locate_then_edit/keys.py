@@ -12,6 +12,7 @@ from errata.lm.language_model import LanguageModel
 from errata.methods.locate_then_edit.rewrites import Rewrite
 
 ROWS_AT_ONCE = 256
+KEPT_BYTES = 1 << 30  # of hidden states below the edited layers; past that they are computed again when asked
 
 
 def context_weights(contexts: int, *, bare: float) -> Tensor:
@@ -30,7 +31,8 @@ class KeySweep:
     """Keys and states of many edits, layer by layer upwards, while lower layers are being edited.
 
     Everything below the first edited layer is computed once and kept; each question then runs only the blocks from
-    there to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones.
+    there to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones. Where the edits are so
+    many that what is kept would fill the memory, the rest is computed from the bottom at each question.
 
     Args:
         lm: the model, whose edited weights may change between questions.
@@ -42,15 +44,19 @@ class KeySweep:
         self.lm, self.first, self.contexts, self.edits = lm, first, len(rewrites[0].prompts), len(rewrites)
         rows = [row for rewrite in rewrites for row in rewrite.key_rows()]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        self._chunks: list[tuple[list[int], SplitBatch, Tensor, Tensor]] = []
-        entry = lm.architecture.blocks[first].path
+        self._chunks: list[tuple[list[int], SplitBatch, Tensor, Tensor | None]] = []
+        entry, kept = lm.architecture.blocks[first].path, 0
         for at in range(0, len(order), ROWS_AT_ONCE):
             chosen = order[at : at + ROWS_AT_ONCE]
             batch = SplitBatch(lm, [rows[i].ids for i in chosen])
             lookup = torch.tensor([rows[i].lookup for i in chosen], device=lm.device)
-            with torch.no_grad():
-                _, seen = batch.run(inputs=[entry], stop=entry, stop_before=True)
-            self._chunks.append((chosen, batch, lookup, seen.inputs[entry]))
+            entering = None
+            if kept < KEPT_BYTES:
+                with torch.no_grad():
+                    _, seen = batch.run(inputs=[entry], stop=entry, stop_before=True)
+                entering = seen.inputs[entry]
+                kept += entering.nbytes
+            self._chunks.append((chosen, batch, lookup, entering))
 
     def keys(self, layer: int) -> Tensor:
         """Input of W at the subject in each context, [edits, contexts, m] float32."""
@@ -60,16 +66,14 @@ class KeySweep:
     def mean_keys(self, layers: Sequence[int], weights: Tensor) -> dict[int, Tensor]:
         """Each layer's keys averaged over contexts by weights [contexts]: K, [m, edits] float64, all from one pass."""
         paths = {layer: self.lm.layer(layer).out_projection for layer in layers}
-        means = {
-            layer: torch.zeros(self.edits, self.lm.layer(layer).key_width, dtype=torch.float64) for layer in layers
-        }
+        means: dict[int, Tensor] = {}
         for rows, seen in self._passes(inputs=list(paths.values()), stop=paths[max(layers)]):
             edits, shares = torch.tensor(rows) // self.contexts, weights[torch.tensor(rows) % self.contexts]
             for layer, path in paths.items():
                 keys = seen[path].double()
-                means[layer] = (
-                    means[layer].to(keys.device).index_add(0, edits.to(keys.device), keys * shares.to(keys)[:, None])
-                )
+                if layer not in means:
+                    means[layer] = keys.new_zeros(self.edits, keys.shape[-1])
+                means[layer].index_add_(0, edits.to(keys.device), keys * shares.to(keys)[:, None])
         return {layer: mean.T for layer, mean in means.items()}
 
     def states(self, layer: int, *, of_block: bool) -> Tensor:
@@ -88,10 +92,12 @@ class KeySweep:
                 continue
             every = len(keep) == len(chosen)
             batch = whole if every else whole.select(keep)
-            lookup, entry = (all_lookups, all_entries) if every else (all_lookups[keep], all_entries[keep])
+            lookup = all_lookups if every else all_lookups[keep]
+            entry = all_entries if every or all_entries is None else all_entries[keep]
+            start = 0 if entry is None else self.first
             with torch.no_grad():
                 _, seen = batch.run(
-                    start=self.first, hidden=entry, inputs=inputs, outputs=outputs, stop=stop, stop_before=bool(inputs)
+                    start=start, hidden=entry, inputs=inputs, outputs=outputs, stop=stop, stop_before=bool(inputs)
                 )
             found = {}
             for path, tensor in {**seen.inputs, **seen.outputs}.items():

@@ -9,13 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from errata.datasets import starter_cases
 from errata.lm.language_model import LanguageModel
 from errata.patch import applied_patches
-from errata.records import Edit
 
 ANCHOR = "anchor"
-PILOTS = 32
 
 
 def keys_name(layer: int) -> str:
@@ -41,8 +38,3 @@ def earlier_keys(lm: LanguageModel, layer: int, like: Tensor) -> Tensor:
 def earlier_anchor(lm: LanguageModel) -> float | None:
     """The norm that the first patch of the sequence fixed for all targets."""
     return next((float(patch.state[ANCHOR]) for patch in applied_patches(lm) if ANCHOR in patch.state), None)
-
-
-def pilots(count: int) -> list[Edit]:
-    """Shipped edits that complete so many others, where those are too few for a mean norm that means something."""
-    return [case.edit for case in starter_cases(PILOTS - count)] if count < PILOTS else []
