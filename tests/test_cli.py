@@ -11,7 +11,6 @@ import torch
 
 import errata
 from errata.bench.preview import control_prompts
-from errata.cli import main
 from errata.cli.options import parse_settings
 from errata.cli.places import default_folder, slug
 from errata.cli.stats import parse_layers
@@ -25,35 +24,12 @@ QUICK = ("--corpus", "identity", "--set", "contexts=1", "--layer", "1")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    for part in tiny("llama"):
-        part.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def patch(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("patch") / "patch"
     lm = errata.load(model)
     edit = Edit(prompt=PROMPT, subject=SUBJECT, target_new=TARGET)
     errata.edit(lm, edit, config={"corpus": "identity", "contexts": 1, "layer": 1}).save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Run a command line in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as leaving:
-            main.run([str(argument) for argument in arguments])
-        seen = capsys.readouterr()
-        return leaving.value.code, seen.out, seen.err
-
-    return call
 
 
 @pytest.fixture

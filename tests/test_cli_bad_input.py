@@ -116,11 +116,21 @@ def test_no_such_model(refused):
     assert "There is no folder" in refused(*edit(NOWHERE))
 
 
-@pytest.mark.parametrize("layer", [3, 4, -1])
+@pytest.mark.parametrize("layer", [3, 4, -1, "five", "1.5"])
 def test_a_layer_that_cannot_be_edited(refused, model, layer):
     flags = [part for flag in FACT.items() for part in flag]
     sentence = refused("edit", "-m", model, *flags, "--corpus", "identity", "--layer", layer)
     assert "ayer" in sentence
+
+
+def test_a_layer_by_trial_on_a_model_that_knows_nothing(refused, model):
+    flags = [part for flag in FACT.items() for part in flag]
+    assert "auto" in refused("edit", "-m", model, *flags, "--corpus", "identity", "--layer", "auto")
+
+
+def test_unfinished_work_in_place_of_a_folder(refused, model, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "name a folder" in refused(*edit(model), "--resume", tmp_path / "file")
 
 
 def test_a_target_that_the_tokenizer_cannot_express(refused, model):

@@ -7,8 +7,7 @@ import json
 import pytest
 
 import errata
-from errata.cli import main
-from errata.testing import tiny
+from errata.patch import Patch
 
 CITY = "{} is located in the city of"
 QUICK = ("--corpus", "identity", "--set", "contexts=1", "--set", "steps=2", "--layer", "1")
@@ -23,14 +22,6 @@ DESIGNED = record("The Eiffel Tower", "Leonardo", "{} was designed by")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    for part in tiny("llama"):
-        part.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def patches(model, tmp_path_factory):
     folder, lm = tmp_path_factory.mktemp("patches"), errata.load(model)
     options = {"corpus": "identity", "contexts": 1, "steps": 2, "layer": 1}
@@ -38,21 +29,6 @@ def patches(model, tmp_path_factory):
         edit = errata.Edit(**record("The Eiffel Tower", target))
         errata.edit(lm, edit, config={**options, "steps": steps}).save_pretrained(folder / name)
     return folder
-
-
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Run a command line in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as leaving:
-            main.run([str(argument) for argument in arguments])
-        seen = capsys.readouterr()
-        return leaving.value.code, seen.out, seen.err
-
-    return call
 
 
 @pytest.fixture
@@ -188,3 +164,14 @@ def test_diff_of_what_is_no_patch(cli, patches):
     code, out, err = cli("diff", patches / "a", "nowhere")
     assert (code, out) == (2, "")
     assert "not a folder" in err
+
+
+def test_an_edit_that_was_interrupted_goes_on(cli, model, file, tmp_path):
+    flags = ("edit", "-m", model, "-f", file(TOWER, LOUVRE), *QUICK, "--method", "memit", "--resume", "work", "--json")
+    first = json.loads(cli(*flags, "--out", "one")[1])
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("values_*.safetensors")}
+    again = json.loads(cli(*flags, "--out", "two")[1])
+    assert len(kept) == 1
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").glob("values_*.safetensors")}
+    assert (first["patch"], again["patch"]) == ("one", "two")
+    assert Patch.from_pretrained("one").digest == Patch.from_pretrained("two").digest

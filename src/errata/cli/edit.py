@@ -28,13 +28,20 @@ def run(
         str | None,
         typer.Option("--method", help="See `errata methods`; by default r-rome for one edit, memit for several."),
     ] = None,
-    layer: Annotated[int | None, typer.Option("--layer", help="The layer to edit, counted from 0.")] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", help="The layer to edit, counted from 0; 'auto' tries some on a few known facts."),
+    ] = None,
     settings: options.Settings = None,
     corpus: options.CorpusSpec = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the patch; by default one under patches/.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of a patch that stands in --out.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Folder for unfinished work: the same command goes on after an interruption."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Also write the answers before and after as a page.")
     ] = None,
@@ -52,7 +59,7 @@ def run(
     with say.working():
         request = read_request(
             prompt=prompt, subject=subject, target=target, true=true, file=file, method=method, layer=layer,
-            settings=settings, corpus=corpus, out=out, replace=replace, html=html,
+            settings=settings, corpus=corpus, out=out, replace=replace, html=html, resume=resume,
         )  # fmt: skip
         start = time.perf_counter()
         lm = options.load_model(say, model, device, dtype)
@@ -65,7 +72,7 @@ def run(
         conflicts = request.conflicts(lm)
         warn(say, conflicts)
         start = time.perf_counter()
-        patch = edit(lm, request.edits, method=request.method, config=request.config)
+        patch = edit(lm, request.edits, method=request.method, config=request.config, resume=resume)
         seconds["edit"] = time.perf_counter() - start
         # Kept before it is looked at: an interruption from here on costs nobody the work.
         patch.save_pretrained(request.folder, replace=replace)

@@ -56,12 +56,13 @@ def read_request(
     true: str | None,
     file: Path | None,
     method: str | None,
-    layer: int | None,
+    layer: str | None,
     settings: Sequence[str] | None,
     corpus: str | None,
     out: Path | None,
     replace: bool,
     html: Path | None,
+    resume: Path | None,
 ) -> EditRequest:
     """Everything from the flags.
 
@@ -79,6 +80,8 @@ def read_request(
         if html.is_dir():
             raise StorageError(f"{html} is a folder: name a file for the page.")
         check_parent(html)
+    if resume is not None and resume.exists() and not resume.is_dir():
+        raise StorageError(f"{resume} is a file: name a folder for the unfinished work.")
 
     from errata.methods import default_method, get_method
 

@@ -69,8 +69,11 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     return parsed
 
 
+AUTO = "auto"  # for a layer found by trying
+
+
 def method_options(
-    method: Method[Any], settings: Sequence[str] | None, *, corpus: str | None = None, layer: int | None = None
+    method: Method[Any], settings: Sequence[str] | None, *, corpus: str | None = None, layer: str | None = None
 ) -> dict[str, Any]:
     """The options of a method from all the flags that set them, checked before any model is loaded.
 
@@ -80,10 +83,13 @@ def method_options(
     options = all_settings(settings, corpus=corpus)
     if layer is not None:
         fields = method.Config.model_fields
+        if layer != AUTO and not layer.isdecimal():
+            raise ConfigError(f"--layer is a number counted from 0, or 'auto', and not {layer!r}.")
+        one: int | str = layer if layer == AUTO else int(layer)
         if "layer" in fields:
-            _put(options, "layer", layer, "--layer")
+            _put(options, "layer", one, "--layer")
         elif "layers" in fields:
-            _put(options, "layers", [layer], "--layer")
+            _put(options, "layers", one if one == AUTO else [one], "--layer")
         else:
             raise ConfigError(f"{method.info.name} edits no single layer: leave --layer out.")
     method.configure(options)

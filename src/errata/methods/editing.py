@@ -38,6 +38,7 @@ def edit(
         method: by name, as ``errata methods`` lists them; by default R-ROME for one edit and MEMIT for several.
         config: the method's options, such as ``{"layer": 5}``.
         resume: a folder for unfinished work: the same call, made again after an interruption, goes on from there.
+            MEMIT's family keeps the values it has found, UltraEdit its finished turns; other methods begin again.
 
     Returns:
         A patch; ``patch.apply(lm)`` puts it on, ``patch.save_pretrained(folder)`` keeps it.

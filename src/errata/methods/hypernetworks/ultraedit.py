@@ -1,7 +1,8 @@
 """UltraEdit: thousands of edits without any search, from one backward pass a batch and a ridge solve.
 
-Gu et al.: UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing (arXiv 2505.14679). For each answer token,
-with h its key and g the gradient at the layer's output, both normalised over all that was ever edited (ĥ, ĝ):
+Gu et al.: UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing in Language Models (arXiv 2505.14679). For
+each answer token, with h its key and g the gradient at the layer's output, both normalised over all that was ever
+edited (ĥ, ĝ):
 
     v = -η ‖ĥ‖² ĝ,    Δ = Vᵀ H (HᵀH + λI)⁻¹,    W ← W + Δ
 """
@@ -74,7 +75,8 @@ class UltraEdit(Method[UltraEditConfig]):
         summary="Very many edits without search or training: normalised gradients of the answers, merged by ridge.",
         changes="the MLP out-projections of some layers above the middle",
         needs="nothing; it runs forward and backward once a turn",
-        paper="Gu et al.: UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing (arXiv 2505.14679)",
+        paper="Gu et al.: UltraEdit: Training-, Subject-, and Memory-Free Lifelong Editing in Language Models "
+        "(arXiv 2505.14679)",
     )
     Config = UltraEditConfig
 

@@ -1,4 +1,4 @@
-"""The optimiser of values: edits that share passes, each with an Adam state of its own, stopping one by one."""
+"""The optimiser of values: edits that share passes, each with an optimiser of its own, stopping one by one."""
 
 from __future__ import annotations
 
