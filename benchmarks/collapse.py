@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 import errata
+from errata.bench.evaluate import without_contradictions
 from errata.datasets import held_out_text
 from errata.evaluation.editing import Measures, score_cases
 from errata.evaluation.schema import CostMeter, Measured, Metric, read_metrics, versions, write_metrics
@@ -45,24 +47,16 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--most", type=int, default=CHECKPOINTS[-1], help="edits, at most")
     parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
-    parser.add_argument("--picture", type=Path, help="SVG to draw (needs matplotlib)")
+    parser.add_argument("--picture", type=Path, help="SVG to draw")
     options = parser.parse_args()
     if options.cases:
-        cases, _ = without_contradictions(options.cases, options.most)
+        cases = without_contradictions(errata.read_cases(options.cases))[0][: options.most]
         for editor in options.editors:
             run(editor, options, cases)
     found = {editor: read_metrics(folder(options.out, editor)) for editor in EDITORS if _there(options.out, editor)}
     print(table(found))
     if options.picture:
         draw(found, options.picture)
-
-
-def without_contradictions(path: str, most: int) -> tuple[list[EditCase], list[str]]:
-    """The first cases that can be edited together."""
-    from errata.bench.evaluate import without_contradictions as sift
-
-    kept, left_out = sift(errata.read_cases(path, limit=most + most // 10))
-    return kept[:most], left_out
 
 
 def run(editor: str, options: argparse.Namespace, cases: Sequence[EditCase]) -> None:
@@ -125,7 +119,7 @@ def checkpoint(
     ]
     found = {**summarise(records), **perplexity_metrics(before, window_nlls(lm, held_out_text()))}
     growth = [
-        float(torch.linalg.vector_norm(lm.model.get_parameter(name) - was) / torch.linalg.vector_norm(was))
+        float(torch.linalg.vector_norm(lm.model.get_parameter(name).detach() - was) / torch.linalg.vector_norm(was))
         for name, was in originals(lm).items()
     ]
     found["growth"] = Metric(value=max(growth), low=None, high=None, n=len(growth), base=0.0)
@@ -159,12 +153,8 @@ def table(found: dict[str, Measured]) -> str:
 
 def draw(found: dict[str, Measured], path: Path) -> None:
     """The four curves beside each other, edits on a logarithmic axis."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(CURVES), figsize=(4 * len(CURVES), 3.4), layout="constrained")
+    figure = Figure(figsize=(4 * len(CURVES), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(CURVES))
     for axis, (name, title) in zip(axes, CURVES.items(), strict=True):
         for editor, measured in found.items():
             points = [(n, m) for n, m in curve(measured, name) if m.value is not None]
