@@ -66,7 +66,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation"])
+@pytest.mark.parametrize(
+    "name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation", "locate"]
+)
 def test_the_page_is_there_and_the_index_links_to_it(name):
     assert (ROOT / "docs" / f"{name}.md").is_file()
     assert name == "index" or f"({name}.md)" in text_of(ROOT / "docs" / "index.md")
@@ -107,7 +109,11 @@ def test_every_command_and_flag_exists(page):
         if verb.startswith("-"):
             continue
         assert verb in group.commands, command
-        known = {flag for p in group.commands[verb].params for flag in (*p.opts, *p.secondary_opts)}
+        called = group.commands[verb]
+        if hasattr(called, "commands"):
+            assert arguments[0] in called.commands, command
+            called = called.commands[arguments[0]]
+        known = {flag for p in called.params for flag in (*p.opts, *p.secondary_opts)}
         given = {argument.partition("=")[0] for argument in arguments if re.match(r"--?[a-z]", argument)}
         assert given <= {*known, "--help", "-h"}, command
 
@@ -116,12 +122,10 @@ def test_every_command_and_flag_exists(page):
 def test_every_flag_named_alone_exists_somewhere(page):
     from errata.cli.main import app
 
-    known = {
-        flag
-        for command in typer.main.get_command(app).commands.values()
-        for p in command.params
-        for flag in (*p.opts, *p.secondary_opts)
-    }
+    commands_of_the_app = list(typer.main.get_command(app).commands.values())
+    for command in commands_of_the_app:
+        commands_of_the_app += getattr(command, "commands", {}).values()
+    known = {flag for c in commands_of_the_app for p in c.params for flag in (*p.opts, *p.secondary_opts)}
     named = {span.split()[0] for span in SPAN.findall(prose(text_of(page))) if re.match(r"--[a-z]", span)}
     assert named <= {*known, "--no-deps", "--constraint"}  # the last two are pip's
 
@@ -132,7 +136,9 @@ def test_every_python_block_compiles(page):
         compile(code, f"{page.name}, block {number}", "exec")
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md"])
+@pytest.mark.parametrize(
+    "page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md", "locate.md"]
+)
 def test_the_python_of_the_page_runs_on_a_tiny_model(page, tmp_path, monkeypatch):
     pytest.importorskip("peft")
     from errata.testing import tiny

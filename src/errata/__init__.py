@@ -16,11 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from errata.errors import ErrataError
-from errata.records import Edit, EditCase, Probe
+from errata.records import Edit, EditCase, Fact, Probe
 
 if TYPE_CHECKING:
+    from errata import locate
     from errata.bench import evaluate
-    from errata.datasets import read_cases, read_edits, starter_cases
+    from errata.datasets import read_cases, read_edits, read_facts, starter_cases
     from errata.lm import ArchitectureHint, LanguageModel, generate, load
     from errata.methods import edit, find_conflicts
     from errata.patch import Patch
@@ -32,6 +33,7 @@ __all__ = [
     "Edit",
     "EditCase",
     "ErrataError",
+    "Fact",
     "LanguageModel",
     "Patch",
     "Probe",
@@ -40,8 +42,10 @@ __all__ = [
     "find_conflicts",
     "generate",
     "load",
+    "locate",
     "read_cases",
     "read_edits",
+    "read_facts",
     "starter_cases",
 ]
 
@@ -56,11 +60,17 @@ _LAZY = {
     "load": "errata.lm",
     "read_cases": "errata.datasets",
     "read_edits": "errata.datasets",
+    "read_facts": "errata.datasets",
     "starter_cases": "errata.datasets",
 }
 
 
+_PACKAGES = ("locate",)  # used as `errata.locate.trace(...)`
+
+
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"errata.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'errata' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""What everything else passes around: an edit, and the case that judges it."""
+"""What everything else passes around: an edit, the case that judges it, and a fact as a model knows it."""
 
 from __future__ import annotations
 
@@ -43,18 +43,7 @@ class Edit:
             if not isinstance(self.target_true, str):
                 raise RequestError("The edit's 'target_true' is not text: give some text, or leave it out.")
             object.__setattr__(self, "target_true", self.target_true.strip() or None)
-        slots = self.prompt.count(SLOT)
-        if slots > 1:
-            raise RequestError(f"The prompt {self.prompt!r} has {slots} slots '{{}}': keep one, for the subject.")
-        if slots == 0:
-            at = self.prompt.find(self.subject)
-            if at < 0:
-                raise RequestError(
-                    f"The subject {self.subject!r} is missing from the prompt {self.prompt!r}: "
-                    "put '{}' where it belongs, or write it out as it stands there."
-                )
-            object.__setattr__(self, "prompt", self.prompt[:at] + SLOT + self.prompt[at + len(self.subject) :])
-        object.__setattr__(self, "prompt", self.prompt.rstrip())
+        object.__setattr__(self, "prompt", _slotted(self.prompt, self.subject))
 
     @property
     def text(self) -> str:
@@ -75,6 +64,64 @@ class Edit:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dictionary that :meth:`Edit` takes back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What a model may know: ``prompt`` with the subject in it is continued by ``answer``.
+
+    Attributes:
+        prompt: text with one ``{}`` where the subject stands, or with the subject verbatim, as in :class:`Edit`.
+        subject: the thing the fact is about, as it stands in the prompt.
+        answer: the continuation; None for whatever the model itself says next.
+        other: a continuation that the answer is set against (she against he), where differences are measured.
+        fact_id: what it is called in its file; by default a name made of its text.
+
+    Raises:
+        RequestError: no subject, an empty answer, no slot, or more than one slot.
+    """
+
+    prompt: str
+    subject: str
+    answer: str | None = None
+    other: str | None = None
+    fact_id: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "answer", "other"):
+            value = getattr(self, name)
+            if value is None and name in ("answer", "other"):
+                continue
+            if not isinstance(value, str) or not value.strip():
+                raise RequestError(f"The fact's {name!r} is empty or not text: give it some text.")
+        object.__setattr__(self, "subject", self.subject.strip())
+        object.__setattr__(self, "prompt", _slotted(self.prompt, self.subject))
+        for name in ("answer", "other"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).strip())
+        if not self.fact_id:
+            joined = "\x1f".join((self.prompt, self.subject, self.answer or ""))
+            object.__setattr__(self, "fact_id", hashlib.sha256(joined.encode()).hexdigest()[:8])
+
+    @classmethod
+    def of(cls, edit: Edit, fact_id: str = "") -> Fact:
+        """What is believed before the edit: its true target, or what the model says where none is named."""
+        return cls(prompt=edit.prompt, subject=edit.subject, answer=edit.target_true, fact_id=fact_id or edit.edit_id)
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in its slot."""
+        return self.prompt.replace(SLOT, self.subject, 1)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Character offsets (start, end) of the subject in :attr:`text`."""
+        start = self.prompt.index(SLOT)
+        return start, start + len(self.subject)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dictionary that :meth:`Fact` takes back."""
         return asdict(self)
 
 
@@ -241,6 +288,26 @@ def _name(probe: dict[str, Any], key: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise RequestError(f"A probe's {key!r} is not text: write a word, or leave it out.")
     return value
+
+
+def _slotted(prompt: str, subject: str) -> str:
+    """The prompt with one slot, and nothing blank after it.
+
+    Raises:
+        RequestError: it has several, or none and the subject does not stand in it.
+    """
+    slots = prompt.count(SLOT)
+    if slots > 1:
+        raise RequestError(f"The prompt {prompt!r} has {slots} slots '{{}}': keep one, for the subject.")
+    if slots == 0:
+        at = prompt.find(subject)
+        if at < 0:
+            raise RequestError(
+                f"The subject {subject!r} is missing from the prompt {prompt!r}: "
+                "put '{}' where it belongs, or write it out as it stands there."
+            )
+        prompt = prompt[:at] + SLOT + prompt[at + len(subject) :]
+    return prompt.rstrip()
 
 
 def check_consistent(edits: Sequence[Edit]) -> None:

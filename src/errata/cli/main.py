@@ -12,7 +12,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from errata import __version__
-from errata.cli import apply, conflicts, diff, doctor, edit, evaluate, export, inspect, methods, revert, show, stats
+from errata.cli import (
+    apply,
+    conflicts,
+    diff,
+    doctor,
+    edit,
+    evaluate,
+    export,
+    inspect,
+    locate,
+    methods,
+    revert,
+    show,
+    stats,
+)
 from errata.errors import ErrataError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -28,6 +42,7 @@ app = typer.Typer(
 )
 for verb in (edit, conflicts, evaluate, apply, revert, show, diff, export, methods, inspect, stats, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
+app.add_typer(locate.app)
 
 
 def _version(wanted: bool) -> None:
