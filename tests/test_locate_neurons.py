@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from contextlib import ExitStack
 from itertools import pairwise
 
@@ -166,6 +167,24 @@ def test_rewriting_moves_the_answer_and_only_the_columns(family):
         ratio = float(change.norm() / before[3][:, 1].norm())
         assert 6.9 < ratio < 9.1  # 8 ± 1 norms
     assert all(torch.equal(lm.weight(layer), before[layer]) for layer in before)
+
+
+def test_effects_are_measured_against_controls(lm, result):
+    before = lm.fingerprint()
+    measured = result.with_effects(seed=1)
+    assert lm.fingerprint() == before
+    assert [(e.arm, e.operation) for e in measured.effects][:2] == [
+        ("knowledge neurons", "suppress"),
+        ("knowledge neurons", "amplify"),
+    ]
+    first = measured.effects[0]
+    with result.suppress("italy").applied(lm):
+        pairs = [(prompt, "Rome") for prompt in FACTS[0].prompts]
+        wanted = sum(math.exp(each.total) for each in score(lm, pairs)) / 3
+    assert first.after[0] == pytest.approx(wanted, rel=1e-4)
+    assert first.change.value == pytest.approx(sum(first.after) / sum(first.before) - 1)
+    assert "suppress_random_neurons_others" in measured.metrics()
+    assert len(measured.notes()) == len(result.notes()) + 6
 
 
 def test_saving(lm, result, tmp_path):

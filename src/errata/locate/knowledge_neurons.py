@@ -21,7 +21,7 @@ from errata.lm.forward import next_token_logits
 from errata.lm.tokens import prompt_ids
 from errata.locate.attribution import Attributions, Quantity, Query, Rule, attribute, queries
 from errata.locate.knowledge_result import FactNeurons, Found, KnowledgeNeurons
-from errata.locate.neurons import Grid
+from errata.locate.neurons import Grid, Neuron
 from errata.locate.refine import above, adjusted, coarse, shares
 from errata.records import EditCase
 
@@ -154,6 +154,7 @@ def knowledge_neurons(
                 answer=answer,
                 probabilities=_probabilities(found, owners, mine, options.of),
                 neurons=_ranked(grid, masks[n], order, score, activations[mine].mean(0), agreed[n]),
+                most_active=_largest(grid, activations[mine].mean(0), int(masks[n].sum())),
                 coarse_sizes=tuple(map(int, sizes)),
                 by_layer=tuple(float(part.sum()) for part in torch.split(score, widths)),
             )
@@ -208,6 +209,10 @@ def _ranked(
     places = [int(at) for at in mask.nonzero()[:, 0]]
     places.sort(key=lambda at: (-float(order[at]), at))
     return tuple(Found(grid.neuron(at), float(scores[at]), float(activations[at]), float(agreed[at])) for at in places)
+
+
+def _largest(grid: Grid, values: Tensor, count: int) -> tuple[Neuron, ...]:
+    return tuple(grid.neuron(int(at)) for at in values.topk(count).indices)
 
 
 def _error_share(found: Attributions) -> float:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from errata.errors import ConfigError
-from errata.evaluation.intervals import mean
+from errata.evaluation.intervals import Estimate, mean
 from errata.evaluation.schema import Metric, Record
 from errata.lm import LanguageModel
-from errata.locate.neurons import Grid, Neuron, scale_neurons
+from errata.locate.neuron_effects import Effect, measure_effects
+from errata.locate.neurons import Grid, Neuron, drawn, scale_neurons
 from errata.locate.pictures import neurons_by_layer
 from errata.locate.result import Located, Table
 from errata.patch import Patch
@@ -51,6 +50,7 @@ class FactNeurons:
         fact_id, prompts, answer: the fact.
         probabilities: of the whole answer after each prompt; None where logits were attributed.
         neurons: the chosen ones, the highest score first.
+        most_active: as many neurons of the largest activations, for comparison.
         coarse_sizes: how many each prompt had before they had to agree.
         by_layer: the attributions of each layer added up, the mean over prompts.
     """
@@ -60,6 +60,7 @@ class FactNeurons:
     answer: str
     probabilities: tuple[float, ...] | None
     neurons: tuple[Found, ...]
+    most_active: tuple[Neuron, ...]
     coarse_sizes: tuple[int, ...]
     by_layer: tuple[float, ...]
 
@@ -80,6 +81,7 @@ class FactNeurons:
                 }
                 for found in self.neurons
             ],
+            "most_active": [[neuron.layer, neuron.index] for neuron in self.most_active],
             "coarse_sizes": list(self.coarse_sizes),
             "by_layer": list(self.by_layer),
         }
@@ -97,6 +99,7 @@ class KnowledgeNeurons(Located):
         grid: which layers were looked at, and how many neurons each has.
         error: the largest difference between a layer's summed attributions and what silencing that layer does.
         error_share: the median over prompts of the largest such error, as a share of the largest effect of a layer.
+        effects: what changing the neurons does, where :meth:`with_effects` measured it.
     """
 
     name: ClassVar[str] = "neurons"
@@ -108,6 +111,7 @@ class KnowledgeNeurons(Located):
     grid: Grid
     error: float
     error_share: float
+    effects: tuple[Effect, ...] = ()
     title: str = "Knowledge neurons"
 
     # What was found, as the page and the files want it.
@@ -124,6 +128,7 @@ class KnowledgeNeurons(Located):
             "widths": list(self.grid.widths),
             "error": self.error,
             "error_share": self.error_share,
+            "effects": [effect.to_dict() for effect in self.effects],
             "facts": [fact.to_dict() for fact in self.facts],
         }
 
@@ -144,6 +149,10 @@ class KnowledgeNeurons(Located):
             known = [sum(fact.probabilities or ()) / len(fact.prompts) for fact in self.facts]
             found["answer_probability"] = Metric.of(mean(known))
         found["integration_error"] = _plain(self.error_share, sum(len(fact.prompts) for fact in self.facts))
+        for effect in self.effects:
+            name = f"{effect.operation}_{effect.arm.replace(' ', '_')}"
+            found[name] = Metric.of(effect.change)
+            found[f"{name}_others"] = Metric.of(effect.change_of_others)
         return found
 
     def table(self) -> Table:
@@ -168,16 +177,27 @@ class KnowledgeNeurons(Located):
         """What the numbers mean."""
         few = sum(len(fact.prompts) < 3 for fact in self.facts)
         lines = [
-            "A neuron is an entry of the input of the MLP's out-projection, after the activation function, looked at on "
-            "the token that predicts the answer. Answers of several tokens are teacher-forced and averaged over.",
+            "A neuron is an entry of the input of the MLP's out-projection, after the activation function, looked at "
+            "on the token that predicts the answer. Answers of several tokens are teacher-forced and averaged over.",
             f"Attributions add up to what silencing a layer does with an error of {self.error_share:.2%} (median over "
             "prompts of the worst layer).",
         ]
+        for effect in self.effects:
+            own, other = effect.change, effect.change_of_others
+            lines.append(
+                f"To {effect.operation} the {effect.arm} (x {effect.factor:g}) changes P(answer) by {_percent(own)}, "
+                f"and that of the other facts by {_percent(other)} (n = {own.n})."
+            )
         if few:
             lines.append(
                 f"{few} of {len(self.facts)} facts have fewer than three wordings, so little refines their neurons."
             )
         return lines
+
+    def with_effects(self, *, seed: int = 0) -> KnowledgeNeurons:
+        """The same, with what silencing and doubling the neurons does to the answers, beside two controls."""
+        found = measure_effects(self.lm, self.facts, self.grid, fingerprint=self.fingerprint, seed=seed)
+        return replace(self, effects=found)
 
     # Patches.
 
@@ -233,17 +253,9 @@ class KnowledgeNeurons(Located):
         return scale_neurons(self.lm, neurons, factor, config=config, fingerprint=self.fingerprint)
 
 
-def drawn(neurons: Iterable[Neuron], grid: Grid, seed: int) -> list[Neuron]:
-    """Other neurons, as many in each layer."""
-    generator = torch.Generator().manual_seed(seed)
-    taken = sorted(set(neurons))
-    chosen: list[Neuron] = []
-    for layer, width in zip(grid.layers, grid.widths, strict=True):
-        own = {neuron.index for neuron in taken if neuron.layer == layer}
-        free = [i for i in torch.randperm(width, generator=generator).tolist() if i not in own]
-        chosen += [Neuron(layer, index) for index in free[: len(own)]]
-    return chosen
-
-
 def _plain(value: float, n: int) -> Metric:
     return Metric(value=value, low=None, high=None, n=n)
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.value:+.1%} [{estimate.low:+.1%}, {estimate.high:+.1%}]"

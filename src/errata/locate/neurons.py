@@ -75,6 +75,18 @@ def check_neurons(lm: LanguageModel, neurons: Iterable[Neuron]) -> list[Neuron]:
     return found
 
 
+def drawn(neurons: Iterable[Neuron], grid: Grid, seed: int) -> list[Neuron]:
+    """Other neurons, as many in each layer."""
+    generator = torch.Generator().manual_seed(seed)
+    taken = sorted(set(neurons))
+    chosen: list[Neuron] = []
+    for layer, width in zip(grid.layers, grid.widths, strict=True):
+        own = {neuron.index for neuron in taken if neuron.layer == layer}
+        free = [i for i in torch.randperm(width, generator=generator).tolist() if i not in own]
+        chosen += [Neuron(layer, index) for index in free[: len(own)]]
+    return chosen
+
+
 def scale_neurons(
     lm: LanguageModel,
     neurons: Iterable[Neuron],
