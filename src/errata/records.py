@@ -75,6 +75,7 @@ class Fact:
         prompt: text with one ``{}`` where the subject stands, or with the subject verbatim, as in :class:`Edit`.
         subject: the thing the fact is about, as it stands in the prompt.
         answer: the continuation; None for whatever the model itself says next.
+        other: a continuation that the answer is set against (she against he), where differences are measured.
         fact_id: what it is called in its file; by default a name made of its text.
 
     Raises:
@@ -84,17 +85,21 @@ class Fact:
     prompt: str
     subject: str
     answer: str | None = None
+    other: str | None = None
     fact_id: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "subject") if self.answer is None else ("prompt", "subject", "answer"):
+        for name in ("prompt", "subject", "answer", "other"):
             value = getattr(self, name)
+            if value is None and name in ("answer", "other"):
+                continue
             if not isinstance(value, str) or not value.strip():
                 raise RequestError(f"The fact's {name!r} is empty or not text: give it some text.")
         object.__setattr__(self, "subject", self.subject.strip())
         object.__setattr__(self, "prompt", _slotted(self.prompt, self.subject))
-        if self.answer is not None:
-            object.__setattr__(self, "answer", self.answer.strip())
+        for name in ("answer", "other"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, getattr(self, name).strip())
         if not self.fact_id:
             joined = "\x1f".join((self.prompt, self.subject, self.answer or ""))
             object.__setattr__(self, "fact_id", hashlib.sha256(joined.encode()).hexdigest()[:8])

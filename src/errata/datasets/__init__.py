@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from errata.datasets.cases import read_cases, read_edits
-from errata.datasets.facts import read_facts, starter_facts
+from errata.datasets.facts import occupation_facts, read_facts, starter_facts
 from errata.datasets.starter import held_out_text, starter_cases
 from errata.datasets.texts import read_text
 
 __all__ = [
     "held_out_text",
+    "occupation_facts",
     "read_cases",
     "read_edits",
     "read_facts",

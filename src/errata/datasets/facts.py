@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.resources import as_file
 from itertools import islice
 from pathlib import Path
 
 from errata.datasets.cases import read_cases
 from errata.datasets.fields import text
 from errata.datasets.reading import Record, json_records
-from errata.datasets.starter import starter_cases
+from errata.datasets.starter import DATA, starter_cases
 from errata.errors import ConfigError, DatasetError, RequestError
 from errata.records import Fact
 
@@ -20,8 +21,8 @@ def read_facts(path: str | Path, *, limit: int | None = None) -> list[Fact]:
 
     Args:
         path: the known facts of Meng et al. 2022 (``known_1000.json``: ``prompt``, ``subject``, ``attribute``), one's
-            own in JSON or JSON lines (``prompt``, ``subject`` and, if there is one, ``answer``), or any file that
-            :func:`~errata.datasets.read_cases` reads, of which ``target_true`` is the answer.
+            own in JSON or JSON lines (``prompt``, ``subject`` and, where there are any, ``answer`` and ``other``), or
+            any file that :func:`~errata.datasets.read_cases` reads, of which ``target_true`` is the answer.
         limit: read only so many from the beginning.
 
     Raises:
@@ -52,8 +53,9 @@ def _fact(record: Record, number: int) -> Fact:
     name = next((str(record[key]) for key in ("fact_id", "known_id") if key in record), str(number))
     key = "attribute" if "attribute" in record else "answer"
     answer = text(record, key, KNOWN_FORM) if record.get(key) is not None else None
+    other = text(record, "other", KNOWN_FORM) if record.get("other") is not None else None
     prompt, subject = text(record, "prompt", KNOWN_FORM), text(record, "subject", KNOWN_FORM)
-    return Fact(prompt=prompt, subject=subject, answer=answer, fact_id=name)
+    return Fact(prompt=prompt, subject=subject, answer=answer, other=other, fact_id=name)
 
 
 def starter_facts(limit: int | None = None) -> list[Fact]:
@@ -63,3 +65,13 @@ def starter_facts(limit: int | None = None) -> list[Fact]:
         ConfigError: ``limit`` is below 1.
     """
     return [Fact.of(case.edit, case.case_id) for case in starter_cases(limit)]
+
+
+def occupation_facts(limit: int | None = None) -> list[Fact]:
+    """Sentences about people of many occupations that go on with ``he`` or ``she``, or the first ``limit`` of them.
+
+    Raises:
+        ConfigError: ``limit`` is below 1.
+    """
+    with as_file(DATA / "occupations.jsonl") as path:
+        return read_facts(path, limit=limit)

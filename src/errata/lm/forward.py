@@ -99,6 +99,22 @@ class SplitBatch:
         new._set_columns(ids.to(self.ids.device), mask.to(self.ids.device))
         return new
 
+    def split_at(self, split: int) -> SplitBatch:
+        """The same rows split earlier: of their first tokens only so many are kept from what was computed once.
+
+        For rows of one length and one split; ``split`` may be 0 but not beyond theirs. Where the model does not
+        support splitting the batch itself is given back.
+        """
+        if not self.restartable:
+            return self
+        new = SplitBatch.__new__(SplitBatch)
+        new.lm, new._rows, new.splits, new.tags = self.lm, self._rows, [split] * len(self._rows), self.tags
+        new._prefix_mask = self._prefix_mask[:, :split]
+        new._cache = [(k[:, :, :split], v[:, :, :split]) for k, v in self._cache] if split else []
+        ids, mask = pad([list(row[split:]) for row in self._rows], pad_id(self.lm.tokenizer), side="right")
+        new._set_columns(ids.to(self.ids.device), mask.to(self.ids.device))
+        return new
+
     @property
     def restartable(self) -> bool:
         """Whether a pass may start at a block; where not, ``start`` and ``hidden`` are ignored and all is computed."""

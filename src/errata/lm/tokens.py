@@ -58,11 +58,20 @@ def last_token_of(encoded: Encoded, span: tuple[int, int]) -> int:
     Raises:
         RequestError: no token covers the span.
     """
+    return tokens_of(encoded, span)[1] - 1
+
+
+def tokens_of(encoded: Encoded, span: tuple[int, int]) -> tuple[int, int]:
+    """The tokens (first, one after the last) that overlap the characters [start, end).
+
+    Raises:
+        RequestError: no token covers the span.
+    """
     start, end = span
     overlapping = [i for i, (a, b) in enumerate(encoded.offsets) if a < end and b > start and b > a]
     if not overlapping:
         raise RequestError(f"No token covers characters {start} to {end}: the tokenizer drops this subject.")
-    return overlapping[-1]
+    return overlapping[0], overlapping[-1] + 1
 
 
 def joined(prompt: str, target: str) -> str:

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from errata.datasets.locating import FactPrompts
 from errata.errors import ConfigError, RequestError
 from errata.lm import LanguageModel
 from errata.lm.forward import next_token_logits
@@ -23,42 +24,9 @@ from errata.locate.attribution import Attributions, Quantity, Query, Rule, attri
 from errata.locate.knowledge_result import FactNeurons, Found, KnowledgeNeurons
 from errata.locate.neurons import Grid, Neuron
 from errata.locate.refine import above, adjusted, coarse, shares
-from errata.records import EditCase
 
 Ranking = Literal["attribution", "activation"]
 THRESHOLDS = {"attribution": 0.2, "activation": 0.5}  # of the paper, for its method and for its baseline
-
-
-@dataclass(frozen=True)
-class FactPrompts:
-    """A fact in one or more wordings.
-
-    Attributes:
-        fact_id: its name.
-        prompts: texts that the answer completes.
-        answer: what completes them; None for what the model says after the first of them.
-        relation: a name for the relation, where known.
-
-    Raises:
-        RequestError: there is no prompt, or something is empty.
-    """
-
-    fact_id: str
-    prompts: tuple[str, ...]
-    answer: str | None = None
-    relation: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "prompts", tuple(dict.fromkeys(self.prompts)))
-        if not self.prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in self.prompts):
-            raise RequestError(f"The fact {self.fact_id!r} has no prompt or an empty one: give it some text.")
-        if self.answer is not None and not (isinstance(self.answer, str) and self.answer.strip()):
-            raise RequestError(f"The answer of the fact {self.fact_id!r} is empty: give some text, or leave it out.")
-
-    @classmethod
-    def of(cls, case: EditCase) -> FactPrompts:
-        """The fact that a case's edit changes, as it is before: its prompt, its paraphrases and its true answer."""
-        return cls(case.case_id, (case.edit.text, *case.paraphrases), case.edit.target_true, case.relation)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from errata.lm.activations import capture, evaluating, frozen, gathered, replace
 from errata.lm.forward import model_inputs
 from errata.lm.tags import UNTAGGED, tagged
 from errata.lm.tokens import encode, pad, positions, prompt_ids, target_ids
+from errata.locate.pictures import drawable
 from errata.locate.result import Located, Table
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ class Lens(Located):
         for y, row in enumerate(cells):
             for x, cell in enumerate(row):
                 colour = "white" if cell.probability > 0.6 else "#222222"
-                axes.text(x, y, shown(cell.text)[:9], ha="center", va="center", fontsize=6, color=colour)
-        axes.set_xticks(range(count), [shown(piece) for piece in pieces], rotation=40, ha="right", fontsize=8)
+                axes.text(x, y, drawable(shown(cell.text)[:9]), ha="center", va="center", fontsize=6, color=colour)
+        axes.set_xticks(range(count), [drawable(shown(piece)) for piece in pieces], rotation=40, ha="right", fontsize=8)
         step = 2 if len(self.layers) > 16 else 1
         axes.set_yticks(range(0, len(self.layers), step), [str(layer) for layer in self.layers[::step]], fontsize=7)
         axes.set_ylabel("after layer")
@@ -193,9 +194,8 @@ def logit_lens(lm: LanguageModel, prompt: str, *, answer: str | None = None, top
 
 
 def shown(text: str) -> str:
-    """A token as a label: without the blank before it, line breaks written out, signs of mathematics escaped."""
-    plain = repr(text)[1:-1].strip() or "␣"
-    return "".join(c if c.isascii() or (c.isalpha() and ord(c) < 0x250) else "·" for c in plain).replace("$", r"\$")
+    """A token as a label: without the blank before it, with line breaks written out."""
+    return repr(text)[1:-1].strip() or "␣"
 
 
 def _states(lm: LanguageModel, ids: Sequence[int]) -> list[Tensor]:

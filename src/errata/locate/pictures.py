@@ -13,6 +13,11 @@ from errata.locate.neurons import Grid, Neuron
 INK, LIGHT, SECOND = "#1f4e79", "#a8c5e0", "#b5532a"
 
 
+def drawable(text: str) -> str:
+    """Text without the signs that a picture's font lacks, and with those escaped that would start mathematics."""
+    return "".join(c if c.isascii() or (c.isalpha() and ord(c) < 0x250) else "·" for c in text).replace("$", r"\$")
+
+
 def neurons_by_layer(points: Sequence[tuple[Neuron, float]], grid: Grid, title: str, *, size: str) -> Figure:
     """Two panels over the layers: how many neurons were chosen there, and which, as dots sized by their score.
 

@@ -37,15 +37,16 @@ def adjusted(
     *,
     low: float = LOW,
     high: float = HIGH,
+    moves: int = MOVES,
     reached: bool = False,
 ) -> float:
     """The share p after the authors' schedule: moved by 0.05 until the facts have 2 to 5 neurons on average.
 
     Args:
         found: the shares of each fact's neurons, [neurons] each.
-        p: where to begin. low, high: the average wanted. reached: as in :func:`above`.
+        p: where to begin. low, high: the average wanted. moves: at most so many. reached: as in :func:`above`.
     """
-    for _ in range(MOVES):
+    for _ in range(moves):
         mean = float(torch.stack([above(share, p, reached=reached).sum() for share in found]).float().mean())
         moved = p + STEP if mean > high else p - STEP if mean < low else p
         if moved == p or not 0 <= moved < 1:

@@ -10,7 +10,7 @@ from errata.errors import ConfigError
 from errata.evaluation.schema import Metric, Record
 from errata.lm import LanguageModel
 from errata.locate.neurons import Neuron, scale_neurons
-from errata.locate.pictures import INK, SECOND
+from errata.locate.pictures import INK, SECOND, drawable
 from errata.locate.result import Located, Table
 from errata.locate.value_vectors import (
     Promoted,
@@ -132,7 +132,7 @@ class ValueVectors(Located):
         axes.set_yticks(list(places), labels, fontsize=8)
         widest = max((abs(v.score) for v in shown), default=1.0)
         for place, (v, text) in enumerate(zip(shown, ends, strict=True)):
-            axes.text(abs(v.score) + 0.01 * widest, place, _drawable(text), va="center", fontsize=7)
+            axes.text(abs(v.score) + 0.01 * widest, place, drawable(text), va="center", fontsize=7)
         axes.set_xlim(0, 2.2 * widest)
         axes.invert_yaxis()
         axes.set_xlabel("score (negative ones in the second colour, with what they promote where negative)")
@@ -225,8 +225,3 @@ def _plain(promoted: Sequence[Promoted]) -> list[dict[str, Any]]:
 
 def _words(promoted: Sequence[Promoted]) -> str:
     return " ".join(repr(p.text)[1:-1].strip() or "␣" for p in promoted[:SHOWN])
-
-
-def _drawable(text: str) -> str:
-    """Text without signs that start mathematics in a picture, or that its font lacks."""
-    return "".join(c if c.isascii() or (c.isalpha() and ord(c) < 0x250) else "·" for c in text).replace("$", r"\$")

@@ -6,7 +6,9 @@ from types import ModuleType
 
 import typer
 
-VERBS: tuple[ModuleType, ...] = ()
+from errata.cli.locate import bias, trace
+
+VERBS: tuple[ModuleType, ...] = (trace, bias)
 
 app = typer.Typer(
     name="locate",
