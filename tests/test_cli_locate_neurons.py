@@ -51,8 +51,8 @@ def write(path, *records):
 
 def test_neurons_of_one_fact_with_a_patch(cli, model):
     code, out, err = cli(
-        "neurons", "-m", model, "-o", "out", "--prompt", "The capital of Italy is", "--prompt", "Italy has its capital in",
-        "--answer", "Rome", "--steps", 4, "--share", 0.4, "--effects", "--patch", "patch",
+        "neurons", "-m", model, "-o", "out", "--prompt", "The capital of Italy is",
+        "--prompt", "Italy has its capital in", "--answer", "Rome", "--steps", 4, "--share", 0.4, "--effects", "--patch", "patch",
     )  # fmt: skip
     assert code == 0, err
     assert "Rome" in out
@@ -68,9 +68,8 @@ def test_neurons_of_one_fact_with_a_patch(cli, model):
 
 
 def test_neurons_of_a_file_and_of_the_starter_cases_as_json(cli, model):
-    facts = write(
-        "facts.jsonl", {"fact_id": "a", "prompts": ["Rome is in", "The city of Rome is in"], "answer": "Italy"}
-    )
+    fact = {"fact_id": "a", "prompts": ["Rome is in", "The city of Rome is in"], "answer": "Italy"}
+    facts = write("facts.jsonl", fact)
     code, out, _ = cli("neurons", "-m", model, "-o", "one", "--facts", facts, "--steps", 2, "--json")
     assert code == 0
     document = json.loads(out)

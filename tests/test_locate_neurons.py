@@ -169,6 +169,13 @@ def test_rewriting_moves_the_answer_and_only_the_columns(family):
     assert all(torch.equal(lm.weight(layer), before[layer]) for layer in before)
 
 
+def test_a_facts_neurons_are_rewritten(lm, result):
+    patch = result.rewrite("italy", "London", add=4.0)
+    assert patch.card.config["operation"] == "rewrite"
+    assert patch.card.config["old"] == "Rome"
+    assert sum(update.rank for update in patch.updates) == len(result.neurons("italy"))
+
+
 def test_effects_are_measured_against_controls(lm, result):
     before = lm.fingerprint()
     measured = result.with_effects(seed=1)

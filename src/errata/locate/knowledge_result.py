@@ -14,7 +14,7 @@ from errata.evaluation.intervals import Estimate, mean
 from errata.evaluation.schema import Metric, Record
 from errata.lm import LanguageModel
 from errata.locate.neuron_effects import Effect, measure_effects
-from errata.locate.neurons import Grid, Neuron, drawn, scale_neurons
+from errata.locate.neurons import Grid, Neuron, drawn, rewrite_neurons, scale_neurons
 from errata.locate.pictures import neurons_by_layer
 from errata.locate.result import Located, Table
 from errata.patch import Patch
@@ -239,6 +239,26 @@ class KnowledgeNeurons(Located):
         if count < 1:
             raise ConfigError(f"{count} neurons cannot be erased: give at least 1.")
         return self._scaled("erase", self.neurons()[:count], 0.0, None)
+
+    def rewrite(self, fact_id: str, new: str, *, subtract: float = 1.0, add: float = 8.0) -> Patch:
+        """A patch that puts another answer into what a fact's neurons write; see :func:`rewrite_neurons`.
+
+        Raises:
+            ConfigError: there is no such fact, or it has no neurons.
+            RequestError: the new answer has no tokens.
+        """
+        neurons = self.neurons(fact_id)
+        fact = next(fact for fact in self.facts if fact.fact_id == fact_id)
+        return rewrite_neurons(
+            self.lm,
+            neurons,
+            fact.prompts[0],
+            fact.answer,
+            new,
+            subtract=subtract,
+            add=add,
+            fingerprint=self.fingerprint,
+        )
 
     def random(self, fact_id: str | None = None, *, seed: int = 0) -> list[Neuron]:
         """As many neurons drawn from the same layers, without the found ones: the control of every claim about those.

@@ -135,8 +135,8 @@ class ValueVectors(Located):
             axes.text(abs(v.score) + 0.01 * widest, place, drawable(text), va="center", fontsize=7)
         axes.set_xlim(0, 2.2 * widest)
         axes.invert_yaxis()
-        axes.set_xlabel("score (negative ones in the second colour, with what they promote where negative)")
-        axes.set_title(f"{self.title} of {self.lm.name}", loc="left", fontsize=11)
+        axes.set_xlabel("score (negative ones in orange, with what they promote where negative)")
+        axes.set_title(f"{self.title} in {self.lm.name}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         return figure
 
