@@ -52,7 +52,8 @@ def write(path, *records):
 def test_neurons_of_one_fact_with_a_patch(cli, model):
     code, out, err = cli(
         "neurons", "-m", model, "-o", "out", "--prompt", "The capital of Italy is",
-        "--prompt", "Italy has its capital in", "--answer", "Rome", "--steps", 4, "--share", 0.4, "--effects", "--patch", "patch",
+        "--prompt", "Italy has its capital in", "--answer", "Rome",
+        "--steps", 4, "--share", 0.4, "--effects", "--patch", "patch",
     )  # fmt: skip
     assert code == 0, err
     assert "Rome" in out
