@@ -7,7 +7,9 @@ import torch
 
 import errata
 from errata.errors import ConfigError, ErrataError, RequestError
-from errata.locate.attribution import Query, attribute, nodes, queries, spread_in_logarithm
+from errata.locate.adaptive import attribute_within, worst_share
+from errata.locate.attribution import Query, attribute, queries
+from errata.locate.integral import nodes, spread_in_logarithm
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
 from reference.odd_model import odd_model
 from reference.plain_attribution import plain_activation, plain_attribution, plain_value
@@ -131,6 +133,28 @@ def test_batching_changes_nothing(monkeypatch):
             assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_more_steps_are_taken_where_a_sum_is_off_and_only_there():
+    lm = tiny_lm("gpt2")
+    wanted = asked(lm)
+    plain = attribute(lm, wanted, steps=4, rule="left")
+    allowed = 0.02 * (plain.clean[:, None] - plain.zeroed).abs().amax(1, keepdim=True)
+    off = plain.error.abs() > allowed
+    assert bool(off.any())
+    assert not bool(off.all())
+    found = attribute_within(lm, wanted, steps=4, rule="left", tolerance=0.02)
+    for at in range(len(plain.layers)):
+        same = (found.scores[at] == plain.scores[at]).all(1)
+        assert bool((same == ~off[:, at]).all())
+    assert float(found.error.abs().sum()) < float(plain.error.abs().sum())
+    assert worst_share(found) < worst_share(plain)
+    finest = attribute(lm, wanted, steps=64, rule="left")
+    for at in range(len(plain.layers)):
+        rows = found.error.abs()[:, at] > allowed[:, 0]
+        torch.testing.assert_close(found.scores[at][rows], finest.scores[at][rows], atol=1e-6, rtol=1e-4)
+    none = attribute_within(lm, wanted, steps=4, rule="left", tolerance=None)
+    assert all(torch.equal(a, b) for a, b in zip(none.scores, plain.scores, strict=True))
+
+
 def test_the_model_is_left_alone():
     lm = tiny_lm("qwen2")
     before, hooks = lm.fingerprint(), hooks_on(lm.model)
@@ -161,6 +185,7 @@ def test_bad_requests_are_one_sentence():
         (ConfigError, lambda: attribute(lm, good, steps=1, rule="trapezoid")),
         (ConfigError, lambda: attribute(lm, good, rule="simpson")),
         (ConfigError, lambda: attribute(lm, good, of="loss")),
+        (ConfigError, lambda: attribute_within(lm, good, tolerance=0.0)),
         (ErrataError, lambda: attribute(tiny_lm("mixtral"), good)),
     ]
     for kind, call in cases:

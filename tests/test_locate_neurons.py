@@ -215,6 +215,7 @@ def test_bad_requests_are_one_sentence(lm, result):
         (ConfigError, lambda: NeuronOptions(threshold=1.5)),
         (ConfigError, lambda: NeuronOptions(share=-0.1)),
         (ConfigError, lambda: NeuronOptions(by="size")),
+        (ConfigError, lambda: NeuronOptions(tolerance=-1.0)),
         (ErrataError, lambda: knowledge_neurons(lm, FACTS, NeuronOptions(layers=(77,)))),
         (ConfigError, lambda: result.suppress("nobody")),
         (ConfigError, lambda: result.erase(0)),

@@ -21,7 +21,8 @@ from errata.locate import (
     save,
     toxic_layer,
 )
-from errata.locate.attribution import nodes, queries
+from errata.locate.attribution import queries
+from errata.locate.integral import nodes
 from errata.testing import FAMILIES, tiny
 from reference.plain_attribution import plain_attribution
 from reference.samples import hooks_on, one_sentence
@@ -128,7 +129,7 @@ def test_sum_and_mode_and_what_is_reported(tmp_path):
 
 def test_attributions_are_summed_over_the_values_tokens():
     lm = tiny_lm()
-    options = PrivacyOptions(steps=4, ratio=0.01, threshold=0.001, most=10_000)
+    options = PrivacyOptions(steps=4, tolerance=None, ratio=0.01, threshold=0.001, most=10_000)
     found = privacy_neurons(lm, VALUES[:1], options)
     asked = queries(lm, VALUES[0].prompt, VALUES[0].value)
     assert found.tokens == (len(asked),)

@@ -20,7 +20,9 @@ from errata.errors import ConfigError, RequestError
 from errata.lm import LanguageModel
 from errata.lm.forward import next_token_logits
 from errata.lm.tokens import prompt_ids
-from errata.locate.attribution import Attributions, Quantity, Query, Rule, attribute, queries
+from errata.locate.adaptive import attribute_within, worst_share
+from errata.locate.attribution import Attributions, Quantity, Query, queries
+from errata.locate.integral import Rule
 from errata.locate.knowledge_result import FactNeurons, Found, KnowledgeNeurons
 from errata.locate.neurons import Grid, Neuron
 from errata.locate.refine import above, adjusted, coarse, shares
@@ -35,6 +37,8 @@ class NeuronOptions:
 
     Attributes:
         of: what is attributed. steps, rule: the integral (:func:`~errata.locate.attribution.attribute`).
+        tolerance: layers whose sums are further off get more steps; None gives all the same
+            (:func:`~errata.locate.adaptive.attribute_within`).
         threshold: a prompt's coarse set holds what exceeds this share of its largest score; None for the paper's, 0.2
             of attributions and 0.5 of activations.
         share: a fact's neurons are in more than this share of its prompts' coarse sets.
@@ -50,6 +54,7 @@ class NeuronOptions:
     of: Quantity = "probability"
     steps: int = 20
     rule: Rule = "midpoint"
+    tolerance: float | None = 0.02
     threshold: float | None = None
     share: float = 0.7
     adjust: bool = False
@@ -62,6 +67,8 @@ class NeuronOptions:
             raise ConfigError(f"Neurons cannot be ranked by {self.by!r}: choose one of {', '.join(get_args(Ranking))}.")
         if self.threshold is None:
             object.__setattr__(self, "threshold", THRESHOLDS[self.by])
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigError(f"The tolerance {self.tolerance} is out of range: give more than 0, or None.")
         for name in ("threshold", "share", "drop_common"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -98,7 +105,15 @@ def knowledge_neurons(
             asked += tokens
             owners += [len(prompts)] * len(tokens)
             prompts.append(number)
-    found = attribute(lm, asked, layers=options.layers, of=options.of, steps=options.steps, rule=options.rule)
+    found = attribute_within(
+        lm,
+        asked,
+        tolerance=options.tolerance,
+        layers=options.layers,
+        of=options.of,
+        steps=options.steps,
+        rule=options.rule,
+    )
     grid = Grid.of(found.layers, found.scores)
     scores = averaged(found.scores, owners)
     activations = averaged([activation.abs() for activation in found.activations], owners)
@@ -134,7 +149,7 @@ def knowledge_neurons(
         share=share,
         grid=grid,
         error=float(found.error.abs().max()),
-        error_share=_error_share(found),
+        error_share=worst_share(found),
     )
 
 
@@ -181,9 +196,3 @@ def _ranked(
 
 def _largest(grid: Grid, values: Tensor, count: int) -> tuple[Neuron, ...]:
     return tuple(grid.neuron(int(at)) for at in values.topk(count).indices)
-
-
-def _error_share(found: Attributions) -> float:
-    """The median over prompts of the worst layer's error, as a share of the largest that any layer does."""
-    whole = (found.clean[:, None] - found.zeroed).abs().double().max(1).values
-    return float((found.error.abs().max(1).values / whole.clamp(min=1e-12)).median())

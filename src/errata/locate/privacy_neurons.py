@@ -16,7 +16,9 @@ from torch import Tensor
 from errata.datasets.locating import PrivateValue
 from errata.errors import ConfigError, RequestError
 from errata.lm import LanguageModel
-from errata.locate.attribution import Quantity, Query, Rule, attribute, queries
+from errata.locate.adaptive import attribute_within, worst_share
+from errata.locate.attribution import Quantity, Query, queries
+from errata.locate.integral import Rule
 from errata.locate.neurons import Grid
 from errata.locate.privacy_result import PrivacyNeuron, PrivacyNeurons
 from errata.locate.refine import above, adjusted, shares
@@ -29,7 +31,7 @@ class PrivacyOptions:
     """How privacy neurons are chosen.
 
     Attributes:
-        of: what is attributed. steps, rule: the integral (:func:`~errata.locate.attribution.attribute`).
+        of: what is attributed. steps, rule, tolerance: the integral (:func:`~errata.locate.adaptive.attribute_within`).
         threshold: a text's neurons are those of at least this share of its largest attribution.
         ratio: kept are those that at least this share of a group's texts have.
         adjust: move the ratio until groups have 2 to 10 neurons on average.
@@ -43,6 +45,7 @@ class PrivacyOptions:
     of: Quantity = "probability"
     steps: int = 20
     rule: Rule = "midpoint"
+    tolerance: float | None = 0.02
     threshold: float = 0.1
     ratio: float = 0.5
     adjust: bool = False
@@ -50,6 +53,8 @@ class PrivacyOptions:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ConfigError(f"The tolerance {self.tolerance} is out of range: give more than 0, or None.")
         for name in ("threshold", "ratio"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"The {name} {getattr(self, name)} is out of range: give more than 0, at most 1.")
@@ -82,7 +87,15 @@ def privacy_neurons(
             raise RequestError(f"{value.value_id!r} has one token before and one in it: give it a longer prompt.")
         asked += tokens
         owners += [number] * len(tokens)
-    found = attribute(lm, asked, layers=options.layers, of=options.of, steps=options.steps, rule=options.rule)
+    found = attribute_within(
+        lm,
+        asked,
+        tolerance=options.tolerance,
+        layers=options.layers,
+        of=options.of,
+        steps=options.steps,
+        rule=options.rule,
+    )
     grid = Grid.of(found.layers, found.scores)
     index = torch.tensor(owners)
     scores = torch.zeros(len(values), len(grid)).index_add(0, index, torch.cat(list(found.scores), dim=1))
@@ -108,7 +121,7 @@ def privacy_neurons(
         options={**asdict(options), "layers": list(options.layers) if options.layers else None},
         ratio=ratio,
         grid=grid,
-        error=float(found.error.abs().max()),
+        error_share=worst_share(found),
     )
 
 

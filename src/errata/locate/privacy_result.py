@@ -55,7 +55,8 @@ class PrivacyNeurons(Located):
         tokens: of how many tokens each consists. detected: how many neurons each had on its own.
         neurons: the kept ones, the most votes first.
         options: how they were chosen. ratio: the share of texts that had to agree, after any adjustment.
-        grid: which layers were looked at. error: the largest error of a layer's integral.
+        grid: which layers were looked at. error_share: the median over tokens of the worst error of a
+            layer's integral, as a share of the largest effect that a layer has.
         effects: bare, silenced and random, where :meth:`with_effects` measured it.
     """
 
@@ -70,7 +71,7 @@ class PrivacyNeurons(Located):
     options: dict[str, Any]
     ratio: float
     grid: Grid
-    error: float
+    error_share: float
     effects: tuple[Forgetting, ...] = ()
     title: str = "Privacy neurons"
 
@@ -83,7 +84,7 @@ class PrivacyNeurons(Located):
         return {
             "what": self.what(),
             "layers": list(self.grid.layers),
-            "error": self.error,
+            "error_share": self.error_share,
             "neurons": [
                 {"layer": n.neuron.layer, "index": n.neuron.index, "votes": n.votes, "strength": n.strength}
                 for n in self.neurons
@@ -132,6 +133,8 @@ class PrivacyNeurons(Located):
         lines = [
             f"{len(self.neurons)} neurons are large in at least {self.ratio:.0%} of the texts of a group. Silencing "
             "them takes away whatever else they carry: see the perplexity, and try other prompts.",
+            f"Attributions add up to what silencing a layer does with an error of {self.error_share:.2%} (median over "
+            "tokens of the worst layer).",
         ]
         for effect in self.effects[1:]:
             before = self.effects[0]

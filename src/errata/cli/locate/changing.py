@@ -40,6 +40,12 @@ class Rule(StrEnum):
 Of = Annotated[Measured, typer.Option("--of", help="What is attributed.")]
 Steps = Annotated[int, typer.Option("--steps", help="Gradients of each integral.")]
 Nodes = Annotated[Rule, typer.Option("--rule", help="Where they are taken; left is the authors'.")]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        "--tolerance", help="Layers whose attributions miss what they add up to by more get more steps; 0 for none."
+    ),
+]
 Layers = Annotated[list[int] | None, typer.Option("--layer", help="Look at this layer only, from 0; repeatable.")]
 Effects = Annotated[
     bool, typer.Option("--effects", help="Measure what changing the neurons does, beside random ones (takes longer).")

@@ -33,6 +33,7 @@ def run(
     of: changing.Of = changing.Measured.PROBABILITY,
     steps: changing.Steps = 20,
     rule: changing.Nodes = changing.Rule.MIDPOINT,
+    tolerance: changing.Tolerance = 0.02,
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Share of a prompt's largest score; by default 0.2.")
     ] = None,
@@ -68,12 +69,13 @@ def run(
     with say.working():
         from errata.evaluation.schema import CostMeter
         from errata.locate import NeuronOptions, knowledge_neurons
-        from errata.locate.attribution import nodes
+        from errata.locate.integral import nodes
 
         chosen = NeuronOptions(
             of=of.value,
             steps=steps,
             rule=rule.value,
+            tolerance=tolerance or None,
             threshold=threshold,
             share=share,
             adjust=adjust,

@@ -28,6 +28,7 @@ def run(
     of: changing.Of = changing.Measured.PROBABILITY,
     steps: changing.Steps = 20,
     rule: changing.Nodes = changing.Rule.MIDPOINT,
+    tolerance: changing.Tolerance = 0.02,
     threshold: Annotated[
         float, typer.Option("--threshold", help="A text's neurons have at least this share of its largest score.")
     ] = 0.1,
@@ -56,12 +57,13 @@ def run(
     with say.working():
         from errata.evaluation.schema import CostMeter
         from errata.locate import PrivacyOptions, privacy_neurons
-        from errata.locate.attribution import nodes
+        from errata.locate.integral import nodes
 
         chosen = PrivacyOptions(
             of=of.value,
             steps=steps,
             rule=rule.value,
+            tolerance=tolerance or None,
             threshold=threshold,
             ratio=ratio,
             adjust=adjust,
