@@ -101,12 +101,20 @@ def test_a_trace_equals_the_plain_way_where_passes_cannot_be_split(monkeypatch):
         np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-7)
 
 
+def test_passes_of_a_model_that_is_traced_first_are_split():
+    lm = errata.load(tiny("llama"), device="cpu")
+    patched, *_ = patching(lm)
+    assert patched._kept.restartable
+    assert patched._kept.split_at(3).ids.shape[1] == len(patched._row) - 3
+
+
 def test_the_size_of_a_pass_changes_no_number(monkeypatch):
     lm = model("llama")
     patched, ids, span, *_ = patching(lm)
     whole = grid([patched], len(ids), span, Kind.MLP, TraceOptions(window=2))
-    monkeypatch.setattr("errata.locate.patching.TOKENS_A_PASS", {"cpu": 1})
-    np.testing.assert_allclose(grid([patched], len(ids), span, Kind.MLP, TraceOptions(window=2)), whole, rtol=1e-5)
+    for overhead in (0, 1e9):  # one cell a pass, all cells in one
+        monkeypatch.setattr("errata.locate.patching.OVERHEAD", {"cpu": overhead})
+        np.testing.assert_allclose(grid([patched], len(ids), span, Kind.MLP, TraceOptions(window=2)), whole, rtol=1e-5)
 
 
 # What must hold.

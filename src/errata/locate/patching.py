@@ -11,6 +11,7 @@ restoration cannot change (tests/reference/plain_trace.py is the plain way, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from errata.lm import LanguageModel
 from errata.lm.activations import Captured, replace
-from errata.lm.forward import SplitBatch
+from errata.lm.forward import SplitBatch, supports_splitting
 
-# A pass of more tokens is hardly faster a token on a processor; on a GPU it is.
-TOKENS_A_PASS = {"cpu": 256}
-TOKENS_A_PASS_ELSEWHERE = 8192
+# What a layer costs besides its tokens, in tokens: little on a processor, much on a GPU.
+OVERHEAD, OVERHEAD_ELSEWHERE = {"cpu": 30}, 1024
+MOST_TOKENS = 16384  # of one pass, for memory
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Patching:
         self._row = [*prompt, *fed]
         self._wanted = torch.tensor([[t[j] for t in continuations] for j in range(len(fed) + 1)], device=lm.device)
         self._embeddings, self.samples = corrupted, len(corrupted)
+        supports_splitting(lm)  # found out once a model, and not while hooks corrupt its embeddings
         self._inputs = [block.path for block in lm.architecture.blocks]
         self._outputs = [*outputs, self._inputs[-1]]
         self.clean, self._clean = self._whole(1)
@@ -122,8 +124,12 @@ class Patching:
         return result
 
     def _groups(self, order: Sequence[int], columns: int) -> Iterator[list[int]]:
-        budget = TOKENS_A_PASS.get(self.lm.device.type, TOKENS_A_PASS_ELSEWHERE)
-        size = max(1, budget // (self.samples * columns))
+        # A cell that shares a pass with lower ones runs layers that it need not, half as many as there are cells. With
+        # c cells of k tokens in L layers a cell costs (L + c) (1 + overhead / (c k)): least at c = √(L overhead / k).
+        tokens = self.samples * columns
+        overhead = OVERHEAD.get(self.lm.device.type, OVERHEAD_ELSEWHERE)
+        best = round(math.sqrt(self.lm.num_layers * overhead / tokens))
+        size = max(1, min(best, MOST_TOKENS // tokens))
         for at in range(0, len(order), size):
             yield list(order[at : at + size])
 
