@@ -22,7 +22,7 @@ from errata.locate import (
     FactPrompts,
     Neuron,
     NeuronOptions,
-    knowledge_neurons,
+    find_knowledge_neurons,
     rewrite_neurons,
     save,
     scale_neurons,
@@ -45,7 +45,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def result(lm):
-    return knowledge_neurons(lm, FACTS, NeuronOptions(steps=8, share=0.3))
+    return find_knowledge_neurons(lm, FACTS, NeuronOptions(steps=8, share=0.3))
 
 
 def test_the_threshold_is_relative_and_monotone():
@@ -75,7 +75,7 @@ def test_the_schedule_moves_towards_two_to_five():
 
 def test_a_larger_threshold_or_share_gives_a_subset(lm):
     found = [
-        {fact.fact_id: {f.neuron for f in fact.neurons} for fact in knowledge_neurons(lm, FACTS, options).facts}
+        {fact.fact_id: {f.neuron for f in fact.neurons} for fact in find_knowledge_neurons(lm, FACTS, options).facts}
         for options in (
             NeuronOptions(steps=4, threshold=0.1, share=0.3),
             NeuronOptions(steps=4, threshold=0.3, share=0.3),
@@ -99,7 +99,7 @@ def test_what_is_reported_is_the_models(lm, result):
 def test_ranking_by_activation_takes_the_largest(lm):
     options = NeuronOptions(steps=2, by="activation")
     assert options.threshold == 0.5
-    fact = knowledge_neurons(lm, FACTS[:1], options).facts[0]
+    fact = find_knowledge_neurons(lm, FACTS[:1], options).facts[0]
     assert [f.activation for f in fact.neurons] == sorted((f.activation for f in fact.neurons), reverse=True)
 
 
@@ -107,15 +107,15 @@ def test_an_answer_left_out_is_what_the_model_says(lm):
     asked = dataclasses.replace(FACTS[0], answer=None)
     said = lm.tokenizer.decode(int(next_token_logits(lm, [prompt_ids(lm.tokenizer, asked.prompts[0])]).argmax()))
     assert said.strip()
-    found = knowledge_neurons(lm, [asked], NeuronOptions(steps=2))
+    found = find_knowledge_neurons(lm, [asked], NeuronOptions(steps=2))
     assert found.facts[0].answer == said.strip()
 
 
 def test_common_neurons_are_dropped(lm):
     twice = [FACTS[0], dataclasses.replace(FACTS[0], fact_id="again")]
-    kept = knowledge_neurons(lm, twice, NeuronOptions(steps=2, share=0.3))
+    kept = find_knowledge_neurons(lm, twice, NeuronOptions(steps=2, share=0.3))
     assert kept.facts[0].neurons
-    dropped = knowledge_neurons(lm, twice, NeuronOptions(steps=2, share=0.3, drop_common=0.1))
+    dropped = find_knowledge_neurons(lm, twice, NeuronOptions(steps=2, share=0.3, drop_common=0.1))
     assert not dropped.facts[0].neurons
 
 
@@ -207,16 +207,16 @@ def test_saving(lm, result, tmp_path):
 
 def test_bad_requests_are_one_sentence(lm, result):
     cases = [
-        (RequestError, lambda: knowledge_neurons(lm, [])),
+        (RequestError, lambda: find_knowledge_neurons(lm, [])),
         (RequestError, lambda: FactPrompts("x", ())),
         (RequestError, lambda: FactPrompts("x", ("a prompt", "  "))),
         (RequestError, lambda: FactPrompts("x", ("a prompt",), " ")),
-        (RequestError, lambda: knowledge_neurons(lm, [FACTS[0], FACTS[0]])),
+        (RequestError, lambda: find_knowledge_neurons(lm, [FACTS[0], FACTS[0]])),
         (ConfigError, lambda: NeuronOptions(threshold=1.5)),
         (ConfigError, lambda: NeuronOptions(share=-0.1)),
         (ConfigError, lambda: NeuronOptions(by="size")),
         (ConfigError, lambda: NeuronOptions(tolerance=-1.0)),
-        (ErrataError, lambda: knowledge_neurons(lm, FACTS, NeuronOptions(layers=(77,)))),
+        (ErrataError, lambda: find_knowledge_neurons(lm, FACTS, NeuronOptions(layers=(77,)))),
         (ConfigError, lambda: result.suppress("nobody")),
         (ConfigError, lambda: result.erase(0)),
         (ConfigError, lambda: scale_neurons(lm, [], 0.0)),

@@ -17,9 +17,9 @@ from errata.locate import (
     PrivacyOptions,
     PrivateValue,
     ResponsePair,
-    privacy_neurons,
+    find_privacy_neurons,
+    find_toxic_layer,
     save,
-    toxic_layer,
 )
 from errata.locate.attribution import queries
 from errata.locate.integral import nodes
@@ -56,7 +56,7 @@ def states(lm, text):
 def test_pooling_equals_each_response_alone(family):
     lm = tiny_lm(family)
     before, hooks = lm.fingerprint(), hooks_on(lm.model)
-    found = {pool: toxic_layer(lm, PAIRS[:1], pool=pool) for pool in ("last", "mean", "overlap")}
+    found = {pool: find_toxic_layer(lm, PAIRS[:1], pool=pool) for pool in ("last", "mean", "overlap")}
     for layer, (safe, unsafe) in enumerate(
         zip(*(states(lm, t) for t in (PAIRS[0].safe, PAIRS[0].unsafe)), strict=True)
     ):
@@ -74,7 +74,7 @@ def test_pooling_equals_each_response_alone(family):
 
 def test_padding_counts_only_where_it_is_asked_for():
     lm = tiny_lm()
-    padded, overlap = toxic_layer(lm, PAIRS, pool="padded"), toxic_layer(lm, PAIRS, pool="overlap")
+    padded, overlap = find_toxic_layer(lm, PAIRS, pool="padded"), find_toxic_layer(lm, PAIRS, pool="overlap")
     assert all(a >= b for one, other in zip(padded.distances, overlap.distances, strict=True)
                for a, b in zip(one, other, strict=True))  # fmt: skip
     assert padded.distances != overlap.distances
@@ -84,18 +84,18 @@ def test_the_distance_is_symmetric():
     lm = tiny_lm()
     turned = [ResponsePair(p.pair_id, p.unsafe, p.safe) for p in PAIRS]
     for pool in ("last", "mean", "overlap", "padded"):
-        one, other = toxic_layer(lm, PAIRS, pool=pool), toxic_layer(lm, turned, pool=pool)
+        one, other = find_toxic_layer(lm, PAIRS, pool=pool), find_toxic_layer(lm, turned, pool=pool)
         for a, b in zip(one.distances, other.distances, strict=True):
             assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_a_shift_of_one_text_from_a_layer_on_shows_from_there_on():
     lm = tiny_lm()
-    plain = toxic_layer(lm, PAIRS[:1])
+    plain = find_toxic_layer(lm, PAIRS[:1])
     shift = torch.zeros(2, 1, 32)
     shift[1] = 50.0
     with replace(lm.model, lm.architecture.blocks[2].path, lambda out: out + shift):
-        moved = toxic_layer(lm, PAIRS[:1])
+        moved = find_toxic_layer(lm, PAIRS[:1])
     assert moved.distances[0][:2] == plain.distances[0][:2]
     assert moved.distances[0][2] > plain.distances[0][2] + 100
     assert moved.layer >= 2
@@ -103,7 +103,7 @@ def test_a_shift_of_one_text_from_a_layer_on_shows_from_there_on():
 
 def test_the_last_layer_after_the_norm_is_on_another_scale():
     lm = tiny_lm()
-    plain, normed = toxic_layer(lm, PAIRS), toxic_layer(lm, PAIRS, normed=True)
+    plain, normed = find_toxic_layer(lm, PAIRS), find_toxic_layer(lm, PAIRS, normed=True)
     for a, b in zip(plain.distances, normed.distances, strict=True):
         assert a[:-1] == b[:-1]
         assert a[-1] != b[-1]
@@ -111,10 +111,10 @@ def test_the_last_layer_after_the_norm_is_on_another_scale():
 
 def test_sum_and_mode_and_what_is_reported(tmp_path):
     lm = tiny_lm()
-    found = toxic_layer(lm, PAIRS)
+    found = find_toxic_layer(lm, PAIRS)
     totals = [sum(column) for column in zip(*found.distances, strict=True)]
     assert found.layer == totals.index(max(totals))
-    mode = toxic_layer(lm, PAIRS, choose="mode")
+    mode = find_toxic_layer(lm, PAIRS, choose="mode")
     assert mode.layer in mode.winners
     assert found.gains()[0] is None
     assert found.gains()[1] == pytest.approx(totals[1] / totals[0])
@@ -130,7 +130,7 @@ def test_sum_and_mode_and_what_is_reported(tmp_path):
 def test_attributions_are_summed_over_the_values_tokens():
     lm = tiny_lm()
     options = PrivacyOptions(steps=4, tolerance=None, ratio=0.01, threshold=0.001, most=10_000)
-    found = privacy_neurons(lm, VALUES[:1], options)
+    found = find_privacy_neurons(lm, VALUES[:1], options)
     asked = queries(lm, VALUES[0].prompt, VALUES[0].value)
     assert found.tokens == (len(asked),)
     places, weights = nodes("midpoint", 4)
@@ -148,22 +148,22 @@ def test_attributions_are_summed_over_the_values_tokens():
 
 def test_votes_are_counted_within_groups_and_capped():
     lm = tiny_lm()
-    loose = privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=0.4, most=10_000))
-    firm = privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=1.0, most=10_000))
+    loose = find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=0.4, most=10_000))
+    firm = find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=1.0, most=10_000))
     assert {n.neuron for n in firm.neurons} <= {n.neuron for n in loose.neurons}
     assert {n.neuron for n in firm.neurons if n.votes == 3} == {n.neuron for n in loose.neurons if n.votes == 3}
     votes = [(n.votes, n.strength) for n in loose.neurons]
     assert votes == sorted(votes, reverse=True)
-    capped = privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=0.4, most=2))
+    capped = find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, ratio=0.4, most=2))
     assert [n.neuron for n in capped.neurons] == [n.neuron for n in loose.neurons[:2]]
-    adjusted = privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, adjust=True))
+    adjusted = find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3, adjust=True))
     assert abs(adjusted.ratio - 0.5) <= 0.2 + 1e-9
 
 
 def test_silencing_is_measured_and_nothing_private_is_written(tmp_path):
     lm = tiny_lm()
     before = lm.fingerprint()
-    found = privacy_neurons(lm, VALUES, PrivacyOptions(steps=3)).with_effects()
+    found = find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3)).with_effects()
     assert lm.fingerprint() == before
     assert [effect.arm for effect in found.effects] == ["none", "privacy", "random"]
     patch = found.erase()
@@ -224,17 +224,17 @@ def test_bad_requests_are_one_sentence():
     cases = [
         (RequestError, lambda: ResponsePair("x", "same ", "same")),
         (RequestError, lambda: ResponsePair("x", "", "text")),
-        (RequestError, lambda: toxic_layer(lm, [])),
-        (ConfigError, lambda: toxic_layer(lm, PAIRS, pool="first")),
-        (ConfigError, lambda: toxic_layer(lm, PAIRS, choose="median")),
+        (RequestError, lambda: find_toxic_layer(lm, [])),
+        (ConfigError, lambda: find_toxic_layer(lm, PAIRS, pool="first")),
+        (ConfigError, lambda: find_toxic_layer(lm, PAIRS, choose="median")),
         (RequestError, lambda: PrivateValue("x", "a", " ")),
-        (RequestError, lambda: privacy_neurons(lm, [])),
-        (RequestError, lambda: privacy_neurons(lm, [VALUES[0], VALUES[0]])),
-        (RequestError, lambda: privacy_neurons(lm, [PrivateValue("x", "a", "b")])),
+        (RequestError, lambda: find_privacy_neurons(lm, [])),
+        (RequestError, lambda: find_privacy_neurons(lm, [VALUES[0], VALUES[0]])),
+        (RequestError, lambda: find_privacy_neurons(lm, [PrivateValue("x", "a", "b")])),
         (ConfigError, lambda: PrivacyOptions(threshold=0)),
         (ConfigError, lambda: PrivacyOptions(ratio=1.2)),
         (ConfigError, lambda: PrivacyOptions(most=0)),
-        (ConfigError, lambda: privacy_neurons(lm, VALUES, PrivacyOptions(steps=3)).erase(count=0)),
+        (ConfigError, lambda: find_privacy_neurons(lm, VALUES, PrivacyOptions(steps=3)).erase(count=0)),
     ]
     for kind, call in cases:
         with pytest.raises(kind) as error:

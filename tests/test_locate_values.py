@@ -10,7 +10,7 @@ from errata.errors import ConfigError, ErrataError, RequestError
 from errata.evaluation.schema import CostMeter
 from errata.lm.activations import capture
 from errata.lm.tokens import prompt_ids
-from errata.locate import Neuron, logit_lens, save, value_vectors
+from errata.locate import Neuron, find_value_vectors, logit_lens, save
 from errata.locate.value_vectors import Projector, by_direction, concept_direction, scores_of_words, word_tokens
 from errata.locate.vocabulary import Vocabulary, norm_gain
 from errata.testing import FAMILIES, VARIANTS, tiny, tiny_tokenizer
@@ -89,8 +89,8 @@ def test_words_find_the_column_that_was_made_for_them():
     direction = concept_direction(lm, WORDS)
     with torch.no_grad():
         lm.weight(2)[:, 33] = -3 * direction  # a view of the weight
-    by_words = value_vectors(lm, words=WORDS, limit=5)
-    by_concept = value_vectors(lm, concept=WORDS, limit=5)
+    by_words = find_value_vectors(lm, words=WORDS, limit=5)
+    by_concept = find_value_vectors(lm, concept=WORDS, limit=5)
     for found in (by_words, by_concept):
         assert found.vectors[0].neuron == Neuron(2, 33)
         assert found.vectors[0].score < 0
@@ -102,7 +102,7 @@ def test_words_find_the_column_that_was_made_for_them():
 
 def test_search_equals_a_plain_search():
     lm = tiny_lm()
-    found = value_vectors(lm, words=WORDS, limit=4, layers=[1, 3])
+    found = find_value_vectors(lm, words=WORDS, limit=4, layers=[1, 3])
     projector = Projector(lm)
     tokens = word_tokens(lm, WORDS)
     plain = []
@@ -118,11 +118,11 @@ def test_search_equals_a_plain_search():
 
 def test_peak_and_given_neurons():
     lm = tiny_lm()
-    peak = value_vectors(lm, limit=3, top=4)
+    peak = find_value_vectors(lm, limit=3, top=4)
     first = peak.vectors[0]
     ends = [first.top[0].score, first.bottom[0].score]
     assert abs(first.score) >= max(abs(e) for e in ends) - 1e-4  # special tokens may be the peak
-    given = value_vectors(lm, neurons=[first.neuron, Neuron(0, 2)], top=4)
+    given = find_value_vectors(lm, neurons=[first.neuron, Neuron(0, 2)], top=4)
     assert {v.neuron for v in given.vectors} == {first.neuron, Neuron(0, 2)}
     assert any(v.top == first.top for v in given.vectors)
 
@@ -137,7 +137,7 @@ def test_without_the_gain_it_is_the_papers_projection():
 
 def test_values_are_saved_and_become_patches(tmp_path):
     lm = tiny_lm()
-    found = value_vectors(lm, words=WORDS, limit=3)
+    found = find_value_vectors(lm, words=WORDS, limit=3)
     with CostMeter() as meter:
         pass
     save(found, tmp_path / "v", lm=lm, cost=meter.cost())
@@ -196,13 +196,13 @@ def test_the_lens_is_saved(tmp_path):
 def test_bad_requests_are_one_sentence():
     lm = tiny_lm()
     cases = [
-        (RequestError, lambda: value_vectors(lm, words=[" "])),
+        (RequestError, lambda: find_value_vectors(lm, words=[" "])),
         (RequestError, lambda: word_tokens(lm, [])),
-        (ConfigError, lambda: value_vectors(lm, words=["a"], concept=["b"])),
-        (ConfigError, lambda: value_vectors(lm, words=["Rome"], limit=0)),
-        (ConfigError, lambda: value_vectors(lm, words=["Rome"], top=0)),
-        (ErrataError, lambda: value_vectors(lm, words=["Rome"], layers=[9])),
-        (ConfigError, lambda: value_vectors(lm, neurons=[Neuron(0, 9999)])),
+        (ConfigError, lambda: find_value_vectors(lm, words=["a"], concept=["b"])),
+        (ConfigError, lambda: find_value_vectors(lm, words=["Rome"], limit=0)),
+        (ConfigError, lambda: find_value_vectors(lm, words=["Rome"], top=0)),
+        (ErrataError, lambda: find_value_vectors(lm, words=["Rome"], layers=[9])),
+        (ConfigError, lambda: find_value_vectors(lm, neurons=[Neuron(0, 9999)])),
         (RequestError, lambda: by_direction(lm, torch.zeros(32))),
         (RequestError, lambda: by_direction(lm, torch.ones(31))),
         (RequestError, lambda: logit_lens(lm, "")),

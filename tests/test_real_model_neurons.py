@@ -8,7 +8,7 @@ import pytest
 
 import errata
 from errata.lm.load import EMBEDDED, EMBEDDED_INSTALL, EMBEDDED_PACKAGE
-from errata.locate import FactPrompts, Neuron, NeuronOptions, knowledge_neurons, logit_lens, value_vectors
+from errata.locate import FactPrompts, Neuron, NeuronOptions, find_knowledge_neurons, find_value_vectors, logit_lens
 from errata.locate.attribution import attribute, queries
 
 pytestmark = [
@@ -36,7 +36,7 @@ def test_attributions_add_up_to_what_silencing_a_layer_does(lm):
 
 def test_silencing_a_facts_neurons_takes_its_answer_and_random_ones_do_not(lm):
     facts = [FactPrompts.of(case) for case in errata.starter_cases(2)]
-    found = knowledge_neurons(lm, facts, NeuronOptions(steps=10)).with_effects()
+    found = find_knowledge_neurons(lm, facts, NeuronOptions(steps=10)).with_effects()
     changes = {(effect.arm, effect.operation): effect.change.value for effect in found.effects}
     assert changes["knowledge neurons", "suppress"] < -0.5
     assert abs(changes["random neurons", "suppress"]) < 0.1
@@ -44,11 +44,11 @@ def test_silencing_a_facts_neurons_takes_its_answer_and_random_ones_do_not(lm):
 
 
 def test_a_column_for_days_is_found_by_their_names(lm):
-    found = value_vectors(lm, words=["Monday", "Tuesday", "Friday"], limit=5, layers=[21, 29])
+    found = find_value_vectors(lm, words=["Monday", "Tuesday", "Friday"], limit=5, layers=[21, 29])
     said = {p.text.strip().lower() for v in found.vectors for p in (v.top if v.score > 0 else v.bottom)}
     assert "wednesday" in said
     assert abs(found.vectors[0].score) > max(found.chance)
-    capital = value_vectors(lm, neurons=[Neuron(24, 1005)]).vectors[0]
+    capital = find_value_vectors(lm, neurons=[Neuron(24, 1005)]).vectors[0]
     assert any("capital" in p.text for p in capital.bottom)
 
 

@@ -75,7 +75,7 @@ class NeuronOptions:
                 raise ConfigError(f"The {name} {value} is out of range: give a number from 0 to below 1.")
 
 
-def knowledge_neurons(
+def find_knowledge_neurons(
     lm: LanguageModel, facts: Sequence[FactPrompts], options: NeuronOptions | None = None
 ) -> KnowledgeNeurons:
     """Find the knowledge neurons of facts; the model is left as it is.

@@ -62,7 +62,7 @@ class PrivacyOptions:
             raise ConfigError(f"At most {self.most} neurons leaves none: give at least 1.")
 
 
-def privacy_neurons(
+def find_privacy_neurons(
     lm: LanguageModel, values: Sequence[PrivateValue], options: PrivacyOptions | None = None
 ) -> PrivacyNeurons:
     """Find the neurons that many private values share; the model is left as it is.

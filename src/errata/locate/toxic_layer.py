@@ -165,7 +165,7 @@ class ToxicLayer(Located):
         return figure
 
 
-def toxic_layer(
+def find_toxic_layer(
     lm: LanguageModel,
     pairs: Sequence[ResponsePair],
     *,

@@ -159,7 +159,7 @@ class ValueVectors(Located):
         return scale_neurons(self.lm, self.neurons[:count], factor, method="value-vectors", config=config)
 
 
-def value_vectors(
+def find_value_vectors(
     lm: LanguageModel,
     *,
     words: Sequence[str] | None = None,

@@ -68,7 +68,7 @@ def run(
     say = Output(as_json=as_json, quiet=quiet)
     with say.working():
         from errata.evaluation.schema import CostMeter
-        from errata.locate import NeuronOptions, knowledge_neurons
+        from errata.locate import NeuronOptions, find_knowledge_neurons
         from errata.locate.integral import nodes
 
         chosen = NeuronOptions(
@@ -91,7 +91,7 @@ def run(
         asked = _facts(facts, prompt, answer, limit)
         lm = options.load_model(say, model, device, dtype)
         with CostMeter() as meter:
-            found = knowledge_neurons(lm, asked, chosen)
+            found = find_knowledge_neurons(lm, asked, chosen)
             if effects:
                 found = found.with_effects()
         made = None if patch is None else _patch(found, operation, factor)

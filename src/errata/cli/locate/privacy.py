@@ -56,7 +56,7 @@ def run(
     say = Output(as_json=as_json, quiet=quiet)
     with say.working():
         from errata.evaluation.schema import CostMeter
-        from errata.locate import PrivacyOptions, privacy_neurons
+        from errata.locate import PrivacyOptions, find_privacy_neurons
         from errata.locate.integral import nodes
 
         chosen = PrivacyOptions(
@@ -76,7 +76,7 @@ def run(
         values = _values(file, prompt, value, limit)
         lm = options.load_model(say, model, device, dtype)
         with CostMeter() as meter:
-            found = privacy_neurons(lm, values, chosen)
+            found = find_privacy_neurons(lm, values, chosen)
             if effects:
                 found = found.with_effects()
         made = None if patch is None else found.erase(0.0 if factor is None else factor)

@@ -65,10 +65,10 @@ def run(
         lm = options.load_model(say, model, device, dtype)
 
         from errata.evaluation.schema import CostMeter
-        from errata.locate import toxic_layer
+        from errata.locate import find_toxic_layer
 
         with CostMeter() as meter:
-            found = toxic_layer(lm, pairs, pool=pool.value, choose=choose.value, normed=normed)
+            found = find_toxic_layer(lm, pairs, pool=pool.value, choose=choose.value, normed=normed)
     shared.keep_and_show(say, found, lm, meter.cost(), out)
 
 

@@ -60,10 +60,10 @@ def run(
         lm = options.load_model(say, model, device, dtype)
 
         from errata.evaluation.schema import CostMeter
-        from errata.locate import value_vectors
+        from errata.locate import find_value_vectors
 
         with CostMeter() as meter:
-            found = value_vectors(
+            found = find_value_vectors(
                 lm,
                 words=None if concept else listed,
                 concept=listed if concept else None,
