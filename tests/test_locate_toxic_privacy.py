@@ -52,7 +52,7 @@ def states(lm, text):
     return [seen.outputs[p][0] for p in path]
 
 
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bloom"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pooling_equals_each_response_alone(family):
     lm = tiny_lm(family)
     before, hooks = lm.fingerprint(), hooks_on(lm.model)

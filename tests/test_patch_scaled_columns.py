@@ -11,7 +11,9 @@ import errata
 from errata.cli.main import run
 from errata.errors import PatchError
 from errata.lm.activations import replace
+from errata.lm.forward import next_token_logits
 from errata.patch import LowRank, Patch, ScaledColumns, export_lora
+from errata.patch.rowwise import applied_by_row, groups
 from errata.patch.updates import apply_together
 from errata.testing import FAMILIES, VARIANTS, tiny
 from reference.samples import one_sentence
@@ -146,6 +148,20 @@ def test_an_adapter_of_it_has_one_rank_a_column(family, tmp_path):
     adapted = peft.PeftModel.from_pretrained(tiny(family)[0], tmp_path / "a")
     with torch.no_grad():
         torch.testing.assert_close(adapted(input_ids=IDS).logits, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_patches_by_row_scale_only_their_rows(family):
+    lm = tiny_lm(family)
+    patches = [patch_of(lm, scaled(lm, 1, {3: 0.0})), patch_of(lm, scaled(lm, 2, {5: 3.0}))]
+    rows = [[5, 40, 71], [5, 40, 71], [5, 40, 71]]
+    assert groups(lm, patches) == [[0, 1]]
+    with applied_by_row(lm, patches):
+        found = next_token_logits(lm, rows, tags=[0, 1, -1])
+    for row, patch in enumerate(patches):
+        with patch.applied(lm):
+            torch.testing.assert_close(found[row], next_token_logits(lm, rows)[row], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[2], next_token_logits(lm, rows)[2], atol=1e-4, rtol=1e-4)
 
 
 def test_merging_and_showing(tmp_path, capsys):
