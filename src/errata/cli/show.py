@@ -57,4 +57,5 @@ def _body(patch: Patch, described: dict[str, Any]) -> list[RenderableType]:
         ("fingerprint", card.base.fingerprint[:FINGERPRINT_SHOWN]),
     ]
     settings = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in card.config.items()]
-    return [facts(made), "", edits, updates, facts(settings, title="Settings")]
+    asked: list[RenderableType] = [edits] if card.edits else []
+    return [facts(made), "", *asked, updates, facts(settings, title="Settings")]

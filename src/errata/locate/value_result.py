@@ -96,8 +96,9 @@ class ValueVectors(Located):
 
     def table(self) -> Table:
         """The columns and both ends of their rankings."""
+        sign = "" if self.by == "neurons" else "+"
         rows = [
-            (f"{v.neuron.layer}:{v.neuron.index}", f"{v.score:+.3g}", _words(v.top), _words(v.bottom))
+            (f"{v.neuron.layer}:{v.neuron.index}", f"{v.score:{sign}.3g}", _words(v.top), _words(v.bottom))
             for v in self.vectors
         ]
         columns = ("layer:index", "norm" if self.by == "neurons" else "score", "promotes", "where negative")
@@ -155,7 +156,7 @@ class ValueVectors(Located):
         Raises:
             ConfigError: there are none.
         """
-        config = {"operation": "suppress" if factor == 0 else "amplify", "by": self.by, **self.options}
+        config = {"operation": "suppress" if factor == 0 else "scale", "by": self.by, **self.options}
         return scale_neurons(self.lm, self.neurons[:count], factor, method="value-vectors", config=config)
 
 

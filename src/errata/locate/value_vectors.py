@@ -75,8 +75,9 @@ class Projector:
             second += wide.T @ wide
         self.mean_row = (total / len(rows)).float()
         self._covariance = (second / len(rows) - torch.outer(total, total) / len(rows) ** 2).float()
-        hidden = [t for t in lm.tokenizer.all_special_ids if t < len(rows)]
-        self._hidden = torch.tensor([*hidden, *range(min(len(lm.tokenizer), len(rows)), len(rows))])
+        marks = {token for token, added in lm.tokenizer.added_tokens_decoder.items() if added.special}
+        hidden = [token for token in marks.union(lm.tokenizer.all_special_ids) if token < len(rows)]
+        self._hidden = torch.tensor([*hidden, *range(min(len(lm.tokenizer), len(rows)), len(rows))], dtype=torch.int64)
 
     def spread(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over the vocabulary of the projections of [n, d]: without projecting them."""
