@@ -1,6 +1,6 @@
 """What a causal trace costs, beside the published way: the same numbers, for fewer operations and less processor time.
 
-    python benchmarks/tracing.py --out runs/tracing [--prompt "{} is located in the city of" --subject "The Eiffel Tower"]
+    python benchmarks/tracing.py --out runs/tracing [--prompt "{} is in" --subject "The Eiffel Tower"]
 
 One full trace of hidden states of one prompt, 10 corrupted runs a cell. The plain way is that of Meng et al. 2022: for
 every token and layer one pass of 1 clean and 10 corrupted rows through the whole model, with logits at all positions.
@@ -73,7 +73,7 @@ def measure(lm: LanguageModel, fact: Fact, cells: int) -> dict[str, float]:
     depth, tokens = lm.num_layers, len(plain.ids)
     every = [(token, layer) for token in range(tokens) for layer in range(depth)]
     some = every[:: max(1, len(every) // cells)]
-    fast.trace()  # what is found out about a model once is no part of a trace
+    fast.patching()  # what is found out about a model once is no part of a trace
     plain.cell(0, 0)
     fast_seconds, plain_seconds, differences = 0.0, 0.0, []
     for part in range(ROUNDS):
@@ -82,7 +82,7 @@ def measure(lm: LanguageModel, fact: Fact, cells: int) -> dict[str, float]:
         seconds, found = _timed(fast.trace)
         fast_seconds += seconds / ROUNDS
         differences += [abs(found[cell] - value) for cell, value in zip(some[part::ROUNDS], values, strict=True)]
-    plain_flops, fast_flops = _flops(lambda: plain.cell(0, 0)) * len(every), _flops(fast.trace)
+    plain_flops, fast_flops = _flops(lambda: plain.cell(0, 0)) * len(every), _flops(fast.plainly_multiplied)
     return {
         "flops_ratio": plain_flops / fast_flops,
         "time_ratio": plain_seconds / fast_seconds,
@@ -115,9 +115,16 @@ class _Fast:
 
     def trace(self) -> Grid:
         """The probability [tokens, layers]."""
-        with torch.no_grad(), frozen(self.lm.model), fast_products(self.lm.model):
-            patching = Patching(self.lm, self.ids, [(self.answer,)], self.span, self.corrupted)
-            return grid([patching], len(self.ids), self.span, Kind.STATE, TraceOptions())
+        with frozen(self.lm.model), fast_products(self.lm.model):
+            return self.plainly_multiplied()
+
+    def plainly_multiplied(self) -> Grid:
+        """The same with torch's own products, which are those whose operations can be counted."""
+        return grid([self.patching()], len(self.ids), self.span, Kind.STATE, TraceOptions())
+
+    def patching(self) -> Patching:
+        """The clean and the corrupted runs."""
+        return Patching(self.lm, self.ids, [(self.answer,)], self.span, self.corrupted)
 
 
 class _Plain:

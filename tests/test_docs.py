@@ -66,7 +66,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation"])
+@pytest.mark.parametrize(
+    "name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation", "locate"]
+)
 def test_the_page_is_there_and_the_index_links_to_it(name):
     assert (ROOT / "docs" / f"{name}.md").is_file()
     assert name == "index" or f"({name}.md)" in text_of(ROOT / "docs" / "index.md")
@@ -134,7 +136,9 @@ def test_every_python_block_compiles(page):
         compile(code, f"{page.name}, block {number}", "exec")
 
 
-@pytest.mark.parametrize("page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md"])
+@pytest.mark.parametrize(
+    "page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md", "locate.md"]
+)
 def test_the_python_of_the_page_runs_on_a_tiny_model(page, tmp_path, monkeypatch):
     pytest.importorskip("peft")
     from errata.testing import tiny

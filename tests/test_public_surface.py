@@ -10,7 +10,15 @@ import pytest
 
 import errata
 
-MODULES = ("errata.lm", "errata.statistics", "errata.methods", "errata.patch", "errata.testing", "errata.datasets")
+MODULES = (
+    "errata.lm",
+    "errata.statistics",
+    "errata.methods",
+    "errata.patch",
+    "errata.testing",
+    "errata.datasets",
+    "errata.locate",
+)
 
 
 def test_all_is_sorted_and_without_repeats():

@@ -125,7 +125,7 @@ def _severed(
         _line(ax, line, low, high, color=LINE[kind], linestyle="-" if kind is Kind.STATE else "--")
         ax.lines[-1].set_label(NAMES[kind])
     ax.set_title("at the subject's last token", fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     _finish(ax, measure)
 
 
