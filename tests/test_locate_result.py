@@ -70,6 +70,12 @@ def test_metrics_are_the_largest_averages_with_their_layers():
     assert metrics["state_last_token"].low <= metrics["state_last_token"].value <= metrics["state_last_token"].high
 
 
+def test_one_fact_has_no_interval():
+    metrics = traced(made(np.arange(21.0).reshape(7, 3))).metrics()
+    assert metrics["state_last_token"].value is not None
+    assert {(metric.low, metric.high) for metric in metrics.values()} == {(None, None)}
+
+
 def test_pictures_keep_odd_characters_and_touch_no_global_state():
     program = "import sys, errata.locate.trace_plot; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -73,7 +73,7 @@ def plot_average(trace: Trace) -> Figure:
         for kind in severed:
             average = trace.average(kind)[Role.LAST_SUBJECT]
             lines[kind], bands[kind] = average.mean, (average.low, average.high)
-        _severed(axes[0, -1], lines, "average indirect effect", bands)
+        _severed(axes[0, -1], lines, "average indirect effect", bands, alone=True)
         axes[1, -1].set_axis_off()
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
@@ -118,14 +118,19 @@ def _line(ax: Any, mean: Grid, low: Grid, high: Grid, **style: Any) -> Any:
 
 
 def _severed(
-    ax: Any, lines: dict[Kind, Grid], measure: str, bands: dict[Kind, tuple[Grid, Grid]] | None = None
+    ax: Any,
+    lines: dict[Kind, Grid],
+    measure: str,
+    bands: dict[Kind, tuple[Grid, Grid]] | None = None,
+    alone: bool = False,
 ) -> None:
     for kind, line in lines.items():
         low, high = (bands or {}).get(kind, (line, line))
         _line(ax, line, low, high, color=LINE[kind], linestyle="-" if kind is Kind.STATE else "--")
         ax.lines[-1].set_label(NAMES[kind])
     ax.set_title("at the subject's last token", fontsize=10)
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    legend = ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    legend.set_in_layout(not alone)  # below it is an empty place
     _finish(ax, measure)
 
 

@@ -200,12 +200,12 @@ class Trace(Located):
                 name = f"{kind}_{role.key}"
                 if name in metrics:
                     metric, layer = metrics[name], metrics[f"{name}_layer"].value
-                    interval = "" if metric.low is None else f"{metric.low:+.3f} to {metric.high:+.3f}"
+                    interval = "" if metric.low is None else f"{metric.low:+.3f} – {metric.high:+.3f}"
                     rows.append(
                         (kind.value, role.value, f"{layer:.0f}", f"{metric.value:+.3f}", interval, str(metric.n))
                     )
-        columns = ("restored", "at", "layer", "average indirect effect", "95% interval", "n")
-        return Table.of(columns, rows, right=("layer", columns[3], "95% interval", "n"), title=self.title)
+        columns = ("restored", "at", "layer", "effect", "95% interval", "n")
+        return Table.of(columns, rows, right=columns[2:], title=f"{self.title}, largest indirect effects")
 
     def _table_of_one(self, item: FactTrace) -> Table:
         rows = [("nothing (corrupted)", "", "", f"{item.corrupted:.3f}", "")]
@@ -246,7 +246,9 @@ class BiasTrace(Trace):
 
 
 def _metric(values: list[float]) -> Metric:
-    return Metric.of(intervals.mean(values))
+    """The mean over facts; of one fact there is no interval."""
+    found = Metric.of(intervals.mean(values))
+    return found if len(values) > 1 else found.model_copy(update={"low": None, "high": None})
 
 
 def _average(rows: Grid) -> Average:
