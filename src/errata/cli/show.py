@@ -42,9 +42,9 @@ def _body(patch: Patch, described: dict[str, Any]) -> list[RenderableType]:
     updates = table(
         "weight", "update", "rank", "of the weight's norm", title="Updates", right=("rank", "of the weight's norm")
     )
-    for entry in card.updates:
+    for update, entry in zip(patch.updates, card.updates, strict=True):
         share = "" if entry.relative_norm is None else f"{entry.relative_norm:.2%}"
-        updates.add_row(entry.parameter, entry.kind, "" if entry.rank is None else str(entry.rank), share)
+        updates.add_row(entry.parameter, update.caption, "" if entry.rank is None else str(entry.rank), share)
     made = [
         ("method", card.method),
         ("made", card.created),
@@ -57,4 +57,5 @@ def _body(patch: Patch, described: dict[str, Any]) -> list[RenderableType]:
         ("fingerprint", card.base.fingerprint[:FINGERPRINT_SHOWN]),
     ]
     settings = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in card.config.items()]
-    return [facts(made), "", edits, updates, facts(settings, title="Settings")]
+    asked: list[RenderableType] = [edits] if card.edits else []
+    return [facts(made), "", *asked, updates, facts(settings, title="Settings")]

@@ -7,6 +7,7 @@ from errata.patch.diff import PatchDiff, WeightDiff
 from errata.patch.export import export_merged, restore_merged
 from errata.patch.lora import export_lora
 from errata.patch.patch import Patch
+from errata.patch.scaled_columns import ScaledColumns
 from errata.patch.stack import applied_patches, base_fingerprint, is_applied, originals
 from errata.patch.updates import Dense, LowRank, Update, register
 
@@ -17,6 +18,7 @@ __all__ = [
     "Patch",
     "PatchCard",
     "PatchDiff",
+    "ScaledColumns",
     "Update",
     "UpdateEntry",
     "WeightDiff",

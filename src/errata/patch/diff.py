@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from errata.patch.updates import LowRank, Update
+from errata.patch.updates import Update
 from errata.records import Edit
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class PatchDiff:
         weights: one entry for each weight that either changes.
         same_base: both were made for the same weights, bit for bit.
         same_updates: they are copies of one patch.
+        order_counts: one scales what the other adds to the same weight, so that the later one sees the earlier.
     """
 
     only_a: tuple[Edit, ...]
@@ -75,10 +76,11 @@ class PatchDiff:
     weights: tuple[WeightDiff, ...]
     same_base: bool
     same_updates: bool
+    order_counts: bool = False
 
     @property
     def stackable(self) -> bool:
-        """Whether a model can carry both, in either order, without force."""
+        """Whether a model can carry both, without force."""
         return self.same_base and not self.same_updates
 
     @property
@@ -93,6 +95,8 @@ class PatchDiff:
             )
         if self.changed:
             return "Both fit one model, but they ask different answers to the same question: the sum of two is neither."
+        if self.order_counts:
+            return "Both fit one model, but one scales what the other changes, so their order counts."
         return "Both fit one model, in either order."
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,6 +112,7 @@ class PatchDiff:
             "weights": [asdict(weight) for weight in self.weights],
             "same_base": self.same_base,
             "same_updates": self.same_updates,
+            "order_counts": self.order_counts,
             "stackable": self.stackable,
             "stacking": self.stacking,
         }
@@ -126,6 +131,11 @@ def compare(a: Patch, b: Patch) -> PatchDiff:
         weights=tuple(_weights(a.updates, b.updates)),
         same_base=a.card.base.fingerprint == b.card.base.fingerprint,
         same_updates=a.digest == b.digest,
+        order_counts=any(
+            ours.parameter == theirs.parameter and ours.additive != theirs.additive
+            for ours in a.updates
+            for theirs in b.updates
+        ),
     )
 
 
@@ -188,13 +198,14 @@ def _inner(ours: Sequence[Update], theirs: Sequence[Update]) -> float:
 
 
 def _product(one: Update, other: Update) -> float:
-    if isinstance(one, LowRank) and isinstance(other, LowRank):
-        (p, q), (r, s) = one.stored_factors(), other.stored_factors()
+    ours, theirs = one.low_rank(), other.low_rank()
+    if ours is not None and theirs is not None:
+        (p, q), (r, s) = ours.stored_factors(), theirs.stored_factors()
         return float((_wide(p).T @ _wide(r) * (_wide(q) @ _wide(s).T)).sum())
-    if isinstance(one, LowRank):
-        p, q = one.stored_factors()
+    if ours is not None:
+        p, q = ours.stored_factors()
         return float((_wide(p).T @ _wide(other.delta()) * _wide(q)).sum())
-    if isinstance(other, LowRank):
+    if theirs is not None:
         return _product(other, one)
     return float((_wide(one.delta()) * _wide(other.delta())).sum())
 
@@ -205,7 +216,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _row_space(updates: Sequence[Update]) -> Tensor | None:
     """Orthonormal rows [r, d_in] that span what a sum of low-rank changes reads; None where one is not low-rank."""
-    low = [update for update in updates if isinstance(update, LowRank)]
+    low = [factors for factors in (update.low_rank() for update in updates) if factors is not None]
     if not low or len(low) != len(updates):
         return None
     left, right = (

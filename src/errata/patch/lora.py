@@ -16,7 +16,7 @@ from errata.errors import ErrataError, PatchError
 from errata.files import atomic_folder
 from errata.patch import stack, store
 from errata.patch.targets import find_targets
-from errata.patch.updates import LowRank, Update
+from errata.patch.updates import Update
 
 if TYPE_CHECKING:
     from errata.lm.language_model import LanguageModel
@@ -109,8 +109,13 @@ def _linear_module(model: Any, name: str) -> tuple[str, bool]:
 
 def _factors(name: str, updates: Sequence[Update], svd_rank: int | None) -> tuple[Tensor, Tensor, float]:
     """Two factors whose product is the sum of the updates in stored orientation, and what a cut left out of it."""
-    low = [update.stored_factors() for update in updates if isinstance(update, LowRank)]
-    dense = [update.delta() for update in updates if not isinstance(update, LowRank)]
+    if len(updates) > 1 and not all(update.additive for update in updates):
+        raise PatchError(
+            f"The patch scales columns of {name} and changes it otherwise, which LoRA cannot add up: merge the patch."
+        )
+    factored = [update.low_rank() for update in updates]
+    low = [factors.stored_factors() for factors in factored if factors is not None]
+    dense = [update.delta() for update, factors in zip(updates, factored, strict=True) if factors is None]
     error = 0.0
     if dense:
         if svd_rank is None:

@@ -194,6 +194,7 @@ def _factored(weight: Tensor, updates: Sequence[Update]) -> bool:
     of it is added, whole.
     """
     wide = weight.dtype in (torch.float32, torch.float64)
+    # What scales sees the changes before it, so it cannot be one term among others.
     return wide and all(isinstance(update, LowRank) for update in updates)
 
 

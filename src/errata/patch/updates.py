@@ -23,10 +23,13 @@ class Update(ABC):
     """One change of one weight. Its tensors may stand on any device; they are never changed.
 
     Attributes:
+        kind: the word for its class in the card.
+        additive: it adds the same whatever else is added to its weight, so that the order of updates does not count.
         parameter: the weight's name, as ``model.named_parameters()`` gives it.
     """
 
     kind: ClassVar[str]
+    additive: ClassVar[bool] = True
 
     parameter: str
 
@@ -60,6 +63,15 @@ class Update(ABC):
     @property
     def rank(self) -> int | None:
         """How many rank-one terms it is written in; None where it is not written so."""
+        return None
+
+    @property
+    def caption(self) -> str:
+        """What a table calls it."""
+        return self.kind
+
+    def low_rank(self) -> LowRank | None:
+        """The same change in two factors; None where it is not of low rank."""
         return None
 
     def apply_to(self, weight: Tensor) -> Tensor:
@@ -123,7 +135,7 @@ class LowRank(Update):
 
     def __post_init__(self) -> None:
         for name in ("left", "right"):
-            object.__setattr__(self, name, _usable(getattr(self, name), self.parameter, name))
+            object.__setattr__(self, name, usable(getattr(self, name), self.parameter, name))
         if self.left.ndim != 2 or self.right.ndim != 2 or self.left.shape[1] != self.right.shape[0]:
             raise PatchError(
                 f"The factors for {self.parameter} have the shapes {tuple(self.left.shape)} and "
@@ -151,6 +163,10 @@ class LowRank(Update):
         """The two factors whose product is the change in the weight's stored orientation."""
         return (self.right.T, self.left.T) if self.transposed else (self.left, self.right)
 
+    def low_rank(self) -> LowRank:
+        """Itself."""
+        return self
+
     def delta(self) -> Tensor:
         """``left @ right``, turned where the weight is stored turned."""
         dtype = torch.promote_types(_compute_type(self.left), _compute_type(self.right))
@@ -164,7 +180,7 @@ class LowRank(Update):
     @classmethod
     def from_tensors(cls, parameter: str, tensors: Mapping[str, Tensor], *, transposed: bool = False) -> Self:
         """Read ``left`` and ``right``."""
-        left, right = (_needed(tensors, name, parameter) for name in ("left", "right"))
+        left, right = (needed(tensors, name, parameter) for name in ("left", "right"))
         return cls(parameter, left, right, transposed)
 
     def _added_to(self, wide: Tensor) -> Tensor:
@@ -189,7 +205,7 @@ class Dense(Update):
     change: Tensor
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "change", _usable(self.change, self.parameter, "change"))
+        object.__setattr__(self, "change", usable(self.change, self.parameter, "change"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -207,7 +223,7 @@ class Dense(Update):
     @classmethod
     def from_tensors(cls, parameter: str, tensors: Mapping[str, Tensor], *, transposed: bool = False) -> Self:
         """Read ``change``; it has the stored orientation, so there is nothing to transpose."""
-        return cls(parameter, _needed(tensors, "change", parameter))
+        return cls(parameter, needed(tensors, "change", parameter))
 
     def _added_to(self, wide: Tensor) -> Tensor:
         return wide + self.change.to(wide.device, wide.dtype)
@@ -215,7 +231,7 @@ class Dense(Update):
 
 @torch.no_grad()
 def apply_together(weight: Tensor, updates: Iterable[Update]) -> Tensor:
-    """The weight with several changes added: summed in float32 or float64, rounded once at the end.
+    """The weight with several changes made in order: computed in float32 or float64, rounded once at the end.
 
     Rounding after each of a hundred small changes would lose most of them in a bfloat16 weight.
     """
@@ -245,7 +261,12 @@ def _compute_type(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _usable(tensor: Tensor, parameter: str, name: str) -> Tensor:
+def usable(tensor: Tensor, parameter: str, name: str) -> Tensor:
+    """The tensor without its history, if it holds finite floating-point numbers.
+
+    Raises:
+        PatchError: it does not.
+    """
     if not tensor.is_floating_point():
         raise PatchError(f"{name!r} for {parameter} is of type {tensor.dtype}: give floating-point numbers.")
     if not bool(torch.isfinite(tensor).all()):
@@ -253,7 +274,12 @@ def _usable(tensor: Tensor, parameter: str, name: str) -> Tensor:
     return tensor.detach()
 
 
-def _needed(tensors: Mapping[str, Tensor], name: str, parameter: str) -> Tensor:
+def needed(tensors: Mapping[str, Tensor], name: str, parameter: str) -> Tensor:
+    """One tensor of a file.
+
+    Raises:
+        PatchError: it is not there.
+    """
     if name not in tensors:
         raise PatchError(f"The tensor {name!r} of the update of {parameter} is missing: fetch or save the patch again.")
     return tensors[name]

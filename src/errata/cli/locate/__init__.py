@@ -6,9 +6,9 @@ from types import ModuleType
 
 import typer
 
-from errata.cli.locate import bias, trace
+from errata.cli.locate import bias, lens, neurons, privacy, toxic_layer, trace, values
 
-VERBS: tuple[ModuleType, ...] = (trace, bias)
+VERBS: tuple[ModuleType, ...] = (trace, bias, neurons, values, lens, toxic_layer, privacy)
 
 app = typer.Typer(
     name="locate",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from errata.evaluation.schema import Cost
     from errata.lm import LanguageModel
     from errata.locate import Located
+    from errata.patch import Patch
 
 STARTER = "starter"
 
@@ -53,18 +54,31 @@ def chosen_facts(
     return [Fact(prompt=prompt, subject=subject, answer=answer)]
 
 
-def keep_and_show(say: Output, result: Located, lm: LanguageModel, cost: Cost, out: Path) -> None:
-    """Write the folder, then say the result in the form the flags ask for."""
+def keep_and_show(
+    say: Output,
+    result: Located,
+    lm: LanguageModel,
+    cost: Cost,
+    out: Path,
+    *,
+    patch: Patch | None = None,
+    patch_folder: Path | None = None,
+) -> None:
+    """Write the folder, and that of a patch where one was made, then say the result in the form the flags ask for."""
     from errata.locate import save
 
     with say.working():
         measured = save(result, out, lm=lm, cost=cost)
+        if patch is not None and patch_folder is not None:
+            patch.save_pretrained(patch_folder)
     document: dict[str, Any] = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
+    ends = f"The picture is {out}/{result.name}.png; the page is {out}/index.html"
+    if patch is not None and patch_folder is not None:
+        document["patch"] = str(patch_folder)
+        ends += f"; the patch is {patch_folder}"
     content = result.table()
     shown = table(*content.columns, title=content.title or result.title, right=content.right)
     for row in content.rows:
         shown.add_row(*map(Text, row))
     notes = [Text(note) for note in result.notes()]
-    say.report(
-        document, str(out), shown, *notes, Text(f"The picture is {out}/{result.name}.png; the page is {out}/index.html")
-    )
+    say.report(document, str(out), shown, *notes, Text(ends))
