@@ -246,6 +246,23 @@ def test_every_refusal_is_one_that_the_code_makes():
         assert issubclass(getattr(__import__("errata.errors").errors, row[1]), errata.ErrataError)
 
 
+def test_the_method_of_the_page_edits():
+    code = next(block for block in blocks(section("methods.md", "A method of your own")) if "class OneStep" in block)
+    assert len(code.splitlines()) <= 40
+    names = {"__name__": "page"}
+    exec(compile(code, "page", "exec"), names)
+    from errata.testing import tiny
+
+    lm, method = errata.load(tiny("llama"), device="cpu"), names["OneStep"]()
+    edits = [
+        errata.Edit(prompt="{} is in the city of", subject=subject, target_new="Rome") for subject in ("Ada", "Bela")
+    ]
+    before = errata.lm.score(lm, [(edit.text, edit.target_new) for edit in edits])
+    with method.solve(lm, edits, method.configure({"step": 0.1})).applied(lm):
+        after = errata.lm.score(lm, [(edit.text, edit.target_new) for edit in edits])
+    assert sum(score.total for score in after) > sum(score.total for score in before)
+
+
 def test_the_floors_are_those_of_the_import_contract():
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
     layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
