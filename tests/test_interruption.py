@@ -20,7 +20,14 @@ from errata.patch import Patch
 COUNTERFACT = Path(__file__).parents[2] / "shared" / "data" / "counterfact" / "counterfact_train_short.json"
 EDITS, KILLS, SEED = 300, 5, 7
 # Short optimisations: what is at stake is that the same work is done, not how well.
-OPTIONS = ("--method", "memit", "--set", "steps=4", "--set", "contexts=1", "--corpus", "identity")
+CONFIG = {"steps": 4, "contexts": 1, "corpus": "identity"}
+PROGRAM = """
+import sys
+import errata
+model, file, work, out = sys.argv[1:]
+patch = errata.edit(errata.load(model), errata.read_edits(file), method="memit", config={config}, resume=work)
+patch.save_pretrained(out)
+"""
 
 
 @pytest.mark.real_model
@@ -32,33 +39,30 @@ def test_three_hundred_edits_killed_five_times(tmp_path):
     file = tmp_path / "edits.jsonl"
     lines = [json.dumps(case.edit.to_dict()) for case in cases[:EDITS]]
     file.write_text("\n".join(lines), encoding="utf-8")
-    command = [
-        sys.executable, "-c", "from errata.cli.main import run; run()",
-        "edit", "--model", EMBEDDED, "--file", str(file), *OPTIONS, "--quiet",
-    ]  # fmt: skip
+    program = PROGRAM.replace("{config}", repr(CONFIG))
 
     def run(name, work):
+        arguments = [EMBEDDED, str(file), str(tmp_path / work), str(tmp_path / name)]
         return subprocess.Popen(
-            [*command, "--out", str(tmp_path / name), "--resume", str(tmp_path / work)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
     alone = run("alone", "work-alone")
     said, _ = alone.communicate()
-    assert alone.returncode in (0, 1), said  # 1: with so few steps some edits do not take
+    assert alone.returncode == 0, said
 
-    moment, chance, kept = tmp_path / "work", random.Random(SEED), []
+    work, chance, kept = tmp_path / "work", random.Random(SEED), []
     for kill in range(KILLS):
         going = run("killed", "work")
-        while len(list(moment.glob("values_*"))) < kill and going.poll() is None:
+        while len(list(work.glob("values_*"))) < kill and going.poll() is None:
             time.sleep(0.05)
-        time.sleep(chance.uniform(0.0, 3.0))
+        time.sleep(chance.uniform(0.0, 1.0))
         going.kill()
         going.wait()
-        kept.append(len(list(moment.glob("values_*"))))
+        kept.append(len(list(work.glob("values_*"))))
     assert not (tmp_path / "killed").exists()  # nothing half-written
     assert kept[-1] >= KILLS - 1  # each time it went on from where it had been
     last = run("killed", "work")
     said, _ = last.communicate()
-    assert last.returncode in (0, 1), said
+    assert last.returncode == 0, said
     assert Patch.from_pretrained(tmp_path / "killed").digest == Patch.from_pretrained(tmp_path / "alone").digest
