@@ -98,7 +98,7 @@ def build_safety_cases(
 
     Returns:
         categories x questions x attacks records: 9 x 10 x 15 = 1,350 of the published test part. The other question of
-        a probe is of the same category, and the other attack of the same part.
+        a probe is of the same category and has another answer; the other attack is of the same part.
 
     Raises:
         DatasetError: too few attacks, constraints or questions, or no such part.
@@ -112,10 +112,10 @@ def build_safety_cases(
     cases: list[SafetyCase] = []
     for category, items in topics.items():
         chosen = split_questions(items)[split]
-        if len({item.question for item in chosen}) < 2:
-            raise DatasetError(f"The {split} part of {category!r} needs at least two different questions: give more.")
+        if len({item.unsafe for item in chosen}) < 2:
+            raise DatasetError(f"The {split} part of {category!r} needs two questions with other answers: give more.")
         for item, attack in _pairs(chosen, wrappers, attacks_a_question):
-            other = generator.choice([o for o in chosen if o.question != item.question])
+            other = generator.choice([o for o in chosen if o.unsafe != item.unsafe])
             elsewhere = generator.choice([a for a in wrappers if a != attack])
             cases.append(
                 SafetyCase(

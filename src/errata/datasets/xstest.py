@@ -1,4 +1,4 @@
-"""XSTest (Röttger et al. 2024, arXiv 2308.01263): prompts that only look unsafe, unsafe ones beside them, and labels."""
+"""XSTest (Röttger et al. 2024, arXiv 2308.01263): prompts that only look unsafe, unsafe ones, and labels."""
 
 from __future__ import annotations
 
