@@ -77,11 +77,12 @@ class ClassifierJudge(Judge):
 
     def _windows(self, text: str) -> list[list[int]]:
         """The token ids of each window, with the special tokens that the classifier was trained with."""
-        ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        room = max(1, self._longest - self._tokenizer.num_special_tokens_to_add())
-        step = max(1, room - min(OVERLAP, room // 4))
-        starts = range(0, max(1, len(ids) - room + step), step)
-        return [self._tokenizer.build_inputs_with_special_tokens(ids[at : at + room]) for at in starts]
+        room = max(2, self._longest - self._tokenizer.num_special_tokens_to_add())
+        windows: list[list[int]] = self._tokenizer(
+            [text], truncation=True, max_length=self._longest, stride=min(OVERLAP, room // 4),
+            return_overflowing_tokens=True,
+        )["input_ids"]  # fmt: skip
+        return windows
 
     def _scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
         longest = max(map(len, rows))
