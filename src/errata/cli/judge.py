@@ -84,7 +84,7 @@ def run(
         what: dict[str, Any] = {
             "verb": "judge",
             "judge": chosen.name,
-            "cases": [str(path) for path in against or [file] if path],
+            "cases": [str(path) for path in (*(against or ()), file) if path],
         }
         if against:
             what["half"] = half.value

@@ -110,11 +110,11 @@ def build_safety_cases(
     wrappers = split_attacks(attacks, attacks_each)[split]
     generator = random.Random(seed)
     cases: list[SafetyCase] = []
-    for category, items in topics.items():
+    for place, (category, items) in enumerate(topics.items()):
         chosen = split_questions(items)[split]
         if len({item.unsafe for item in chosen}) < 2:
             raise DatasetError(f"The {split} part of {category!r} needs two questions with other answers: give more.")
-        for item, attack in _pairs(chosen, wrappers, attacks_a_question):
+        for item, attack in _pairs(chosen, wrappers, attacks_a_question, place):
             other = generator.choice([o for o in chosen if o.unsafe != item.unsafe])
             elsewhere = generator.choice([a for a in wrappers if a != attack])
             cases.append(
@@ -138,9 +138,9 @@ def build_safety_cases(
 
 
 def _pairs(
-    items: Sequence[TopicQuestion], attacks: Sequence[Attack], count: int | None
+    items: Sequence[TopicQuestion], attacks: Sequence[Attack], count: int | None, place: int
 ) -> Iterator[tuple[TopicQuestion, Attack]]:
     each = len(attacks) if count is None else min(count, len(attacks))
     for number, item in enumerate(items):
         for turn in range(each):
-            yield item, attacks[(number * each + turn) % len(attacks)]
+            yield item, attacks[(place + number * each + turn) % len(attacks)]
