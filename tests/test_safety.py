@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -483,3 +484,44 @@ def test_the_verb_judge(cli, judges, tmp_path):
     code, _, err = cli("judge", "--file", tmp_path / "r.jsonl")
     assert code == 2
     assert "line 1 has no 'response'" in err
+
+
+# The builder as a tool.
+
+
+@pytest.fixture
+def build():
+    spec = importlib.util.spec_from_file_location("build_safety_cases", PROJECT / "scripts" / "build_safety_cases.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def _list(**change):
+    topics = {"bread": [vars(q) for q in _questions(12)]}
+    attacks = [{"text": attack.text, "family": "role play"} for attack in _attacks(6)]
+    return {"topics": topics, "attacks": attacks, "constraints": [{"prompt": "a", "answer": "b"}], **change}
+
+
+def test_records_are_built_from_a_topic_list(build, tmp_path, capsys):
+    (tmp_path / "topics.json").write_text(json.dumps(_list()))
+    assert build([str(tmp_path / "topics.json"), "--out", str(tmp_path / "out")]) == 0
+    assert {split: len(read_safeedit(tmp_path / "out" / f"{split}.json")) for split in ("train", "test")} == {
+        "train": 12, "test": 4
+    }  # fmt: skip
+    assert "12 records" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"topics": {}}, "has no 'topics'"),
+        ({"topics": {"bread": [{"question": "q"}]}}, "bread, question 1: .*'safe'"),
+        ({"attacks": [{"text": "no slot"}]}, "exactly once"),
+        ({"constraints": [{"prompt": "a"}]}, "constraints: .*'answer'"),
+    ],
+)
+def test_a_topic_list_that_cannot_be_used(build, change, told, tmp_path, capsys):
+    (tmp_path / "topics.json").write_text(json.dumps(_list(**change)))
+    assert build([str(tmp_path / "topics.json"), "--out", str(tmp_path / "out")]) == 2
+    assert re.search(told, capsys.readouterr().err)
