@@ -125,19 +125,27 @@ def _phase(
     left = [item for item in items if (_id(item), phase) not in records.done]
     with progress.task("Asking" if phase == BASE else "Asking the edited model", len(left)) as bar:
         for chunk in _chunks(left, talk):
-            for record in _answered(lm, chunk, judge, talk):
+            for record in answer(lm, chunk, judge, talk):
                 records.write({"case_id": record.pop("case_id"), "phase": phase, **record})
             bar.advance(len(chunk))
 
 
-def _answered(lm: LanguageModel, chunk: Sequence[Item], judge: Judge, talk: Talk) -> Iterator[dict[str, Any]]:
-    asked = [(item, name, prompt) for item in chunk for name, prompt in _prompts(item, talk)]
+def answer(lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk) -> Iterator[dict[str, Any]]:
+    """The records of some items as the model is now, without their phase, all generated and judged together.
+
+    For methods that edit a model for each record anew: edit, ask one item, take the edit back, and give all records,
+    with ``phase`` added, to :func:`errata.evaluation.safety.safety_metrics`.
+
+    Raises:
+        JudgeError: the judge failed.
+    """
+    asked = [(item, name, prompt) for item in items for name, prompt in _prompts(item, talk)]
     responses = _said(lm, asked, talk)
     verdicts = judge.judge([prompt for _, _, prompt in asked], responses)
     told: dict[str, dict[str, tuple[str, str, Verdict]]] = {}
     for (item, name, prompt), response, verdict in zip(asked, responses, verdicts, strict=True):
         told.setdefault(_id(item), {})[name] = (prompt, response, verdict)
-    for item in chunk:
+    for item in items:
         yield _record(item, told[_id(item)])
 
 

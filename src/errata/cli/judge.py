@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from errata.cli import options
-from errata.cli.measured import metrics_table
+from errata.cli.measured import judge_cost, metrics_table
 from errata.cli.output import Output
 from errata.cli.places import check_new_folder
 from errata.errors import ConfigError
@@ -99,7 +99,7 @@ def run(
     document = measured.model_dump(mode="json", by_alias=True)
     lines = [Text(f"metrics.json and records.jsonl are in {out}")] if out is not None else []
     essential = next((f"{name} {metric.value:.3f}" for name, metric in metrics.items() if metric.value is not None), "")
-    say.report(document, essential, metrics_table(measured, chosen.name), *lines)
+    say.report(document, essential, metrics_table(measured, chosen.name), *judge_cost(measured), *lines)
 
 
 def _judged(judge: Judge, file: Path) -> tuple[dict[str, Metric], list[Record]]:

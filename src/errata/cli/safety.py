@@ -10,7 +10,7 @@ from rich.text import Text
 
 from errata.cli import options
 from errata.cli.judge import JudgeName, JudgeSettings
-from errata.cli.measured import metrics_table
+from errata.cli.measured import judge_cost, metrics_table
 from errata.cli.output import Output
 from errata.errors import ConfigError
 
@@ -78,7 +78,15 @@ def run(
         measured = measure_safety(lm, items, chosen, patch=made, talk=talk, out=out, source=file)
     document = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
     title = f"{suite.value} · {file} · {chosen.name}"
-    say.report(document, str(out), metrics_table(measured, title), Text(f"metrics.json and records.jsonl are in {out}"))
+    say.report(
+        document, str(out), metrics_table(measured, title, shown=_shown), *judge_cost(measured),
+        Text(f"metrics.json and records.jsonl are in {out}"),
+    )  # fmt: skip
+
+
+def _shown(name: str) -> bool:
+    """Of the numbers for each category and each attack the screen shows few; the files have all."""
+    return ".attack=" not in name and (".category=" not in name or name.startswith(("DS.", "DG_Avg.")))
 
 
 def _items(suite: Suite, file: str, limit: int | None) -> Sequence[Item]:
