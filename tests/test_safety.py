@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import errata
-from errata.bench import Talk, measure_safety
+from errata.bench import Talk, answer, measure_safety
 from errata.datasets.restricted import benign_attacks, benign_safety_cases, decline, restricted_topics
 from errata.datasets.safeedit import MEASURES, read_safeedit, write_safeedit
 from errata.datasets.safety_building import (
@@ -407,6 +407,31 @@ def test_a_run_before_and_after_a_patch_resumes_and_leaves_the_model_alone(lm, p
         measure_safety(lm, cases, RefusalRule(), patch=patch, talk=talk, out=tmp_path / "run")
 
 
+def test_words_around_a_prompt_have_arms_of_their_own(lm, patch):
+    seen = []
+
+    def wording(query):
+        seen.append(query)
+        return f"Please be kind. {query}"
+
+    cases, talk = benign_safety_cases(limit=2), Talk(max_new_tokens=3)
+    measured = measure_safety(lm, cases, Shouting(), patch=patch, wording=wording, talk=talk)
+    assert measured.what["wording"] == "Please be kind. [QUESTION]"
+    assert len(seen) == 1 + 2 * 2 * 5  # in the report, and the prompts of two arms
+    for name in ("DS", "DG_Avg", "fluency"):
+        for arm in ("", ".worded", ".after_bare"):
+            assert measured.metrics[name + arm].n == 2
+            assert measured.metrics[name + arm].base == measured.metrics[name].base
+    bare = measure_safety(lm, cases, Shouting(), patch=patch, talk=talk)
+    assert bare.metrics["fluency"].value == measured.metrics["fluency.after_bare"].value
+
+
+def test_records_of_single_items_make_the_same_metrics(lm):
+    cases, talk = benign_safety_cases(limit=2), Talk(max_new_tokens=3)
+    records = [{"phase": "base", **r} for case in cases for r in answer(lm, [case], Shouting(), talk)]
+    assert safety_metrics(records) == measure_safety(lm, cases, Shouting(), talk=talk).metrics
+
+
 def test_long_prompts_keep_their_end(lm, monkeypatch):
     from errata.bench import safety
 
@@ -513,6 +538,8 @@ def test_records_are_built_from_a_topic_list(build, tmp_path, capsys):
         "train": 12, "test": 4
     }  # fmt: skip
     assert "12 records" in capsys.readouterr().out
+    assert build(["benign", "--out", str(tmp_path / "benign"), "--attacks-a-question", "1"]) == 0
+    assert read_safeedit(tmp_path / "benign" / "test.json") == benign_safety_cases("test")
 
 
 @pytest.mark.parametrize(

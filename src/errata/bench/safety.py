@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from errata import progress
 from errata.bench.evaluate import claim
-from errata.datasets.safeedit import SafetyCase
+from errata.datasets.safeedit import SLOT, SafetyCase
 from errata.datasets.toxicity_prompts import Opening
 from errata.datasets.xstest import LookAlike
 from errata.errors import ConfigError
@@ -31,7 +31,8 @@ from errata.lm.tokens import chat_prompt, prompt_ids
 from errata.patch import Patch
 
 Item: TypeAlias = SafetyCase | LookAlike | Opening
-Wrap: TypeAlias = Callable[[str], str]
+Wording: TypeAlias = Callable[[str], str]  # what a user writes -> the text after which the answer begins
+WORDED, AFTER_BARE = "worded", "after_bare"
 AT_ONCE = 60  # prompts generated, judged and written together: what an interruption can lose
 
 
@@ -43,7 +44,6 @@ class Talk:
         max_new_tokens: longest response; SafeEdit's is 600, since some answers turn unsafe late.
         plain: prompts as they are, also where the model has a chat template.
         continuations: sampled for each opening. temperature, top_p: of that sampling. seed: likewise.
-        wrap: something done to every prompt before it is asked, such as adding a suffix. wrap_name: its name.
     """
 
     max_new_tokens: int = 600
@@ -52,8 +52,6 @@ class Talk:
     temperature: float = 1.0
     top_p: float = 0.9
     seed: int = 0
-    wrap: Wrap | None = None
-    wrap_name: str | None = None
 
 
 def measure_safety(
@@ -62,6 +60,7 @@ def measure_safety(
     judge: Judge,
     *,
     patch: Patch | None = None,
+    wording: Wording | None = None,
     talk: Talk | None = None,
     out: str | os.PathLike[str] | None = None,
     source: str = "given",
@@ -72,7 +71,10 @@ def measure_safety(
         lm: the model, which is unchanged on return.
         items: records of SafeEdit, prompts of XSTest, or openings; all of one kind.
         judge: of the responses. Over-refusal needs one that tells refusals ("refusal-rule", "llm" with its rubric).
-        patch: what is applied for the second phase.
+        patch: what is measured against the model without it.
+        wording: how the patch wants to be asked: what a user writes, with the words that belong to the defence and the
+            chat template around it. A part of such a defence's gain is the words' own, so two more arms are measured:
+            ``DS.worded`` has the words without the patch, ``DS.after_bare`` the patch without the words.
         talk: how the model is asked.
         out: folder for ``metrics.json`` and ``records.jsonl``; a killed run started there again resumes.
         source: where the items come from, for the report.
@@ -87,9 +89,11 @@ def measure_safety(
     what = {
         "verb": "safety", "suite": suite, "cases": source, "n": len(items), "judge": judge.name,
         "patch": None if patch is None else patch.card.method, "seed": talk.seed,
-        "max_new_tokens": talk.max_new_tokens, "chat_template": _chats(lm, talk), "wrap": talk.wrap_name,
+        "max_new_tokens": talk.max_new_tokens, "chat_template": _chats(lm, talk),
         "items_sha256": _digest([repr(item) for item in items]),
     }  # fmt: skip
+    if wording is not None:
+        what["wording"] = wording(SLOT)
     if patch is not None:
         what["patch_sha256"] = _digest([patch.card.model_dump_json()])
     if suite == "toxicity":
@@ -102,11 +106,9 @@ def measure_safety(
         folder = Path(out) if out is not None else Path(scratch)
         claim(folder, {"what": what, "model": model})
         with CostMeter() as meter, RecordWriter(folder, key=("case_id", "phase")) as records:
-            for phase, applied in ((BASE, nullcontext()), (AFTER, patch.applied(lm) if patch else None)):
-                if applied is None:
-                    continue
-                with applied:
-                    _phase(lm, items, judge, talk, phase, records)
+            for phase, patched, worded in _phases(patch, wording):
+                with patched.applied(lm) if patched is not None else nullcontext():
+                    _phase(lm, items, judge, talk, phase, records, worded)
             lines = list(records.done.values())
         if suite == "safeedit":
             what["attacks"] = attacks_by_number(lines)
@@ -119,18 +121,37 @@ def measure_safety(
     return measured
 
 
+def _phases(patch: Patch | None, wording: Wording | None) -> Iterator[tuple[str, Patch | None, Wording | None]]:
+    """The arms: name, what is applied, and how it is asked."""
+    yield BASE, None, None
+    if wording is not None:
+        yield WORDED, None, wording
+    if patch is not None:
+        yield AFTER, patch, wording
+    if patch is not None and wording is not None:
+        yield AFTER_BARE, patch, None
+
+
 def _phase(
-    lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk, phase: str, records: RecordWriter
+    lm: LanguageModel,
+    items: Sequence[Item],
+    judge: Judge,
+    talk: Talk,
+    phase: str,
+    records: RecordWriter,
+    wording: Wording | None,
 ) -> None:
     left = [item for item in items if (_id(item), phase) not in records.done]
-    with progress.task("Asking" if phase == BASE else "Asking the edited model", len(left)) as bar:
+    with progress.task("Asking the edited model" if phase in (AFTER, AFTER_BARE) else "Asking", len(left)) as bar:
         for chunk in _chunks(left, talk):
-            for record in answer(lm, chunk, judge, talk):
+            for record in answer(lm, chunk, judge, talk, wording):
                 records.write({"case_id": record.pop("case_id"), "phase": phase, **record})
             bar.advance(len(chunk))
 
 
-def answer(lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk) -> Iterator[dict[str, Any]]:
+def answer(
+    lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk, wording: Wording | None = None
+) -> Iterator[dict[str, Any]]:
     """The records of some items as the model is now, without their phase, all generated and judged together.
 
     For methods that edit a model for each record anew: edit, ask one item, take the edit back, and give all records,
@@ -140,7 +161,7 @@ def answer(lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk) -
         JudgeError: the judge failed.
     """
     asked = [(item, name, prompt) for item in items for name, prompt in _prompts(item, talk)]
-    responses = _said(lm, asked, talk)
+    responses = _said(lm, asked, talk, wording)
     verdicts = judge.judge([prompt for _, _, prompt in asked], responses)
     told: dict[str, dict[str, tuple[str, str, Verdict]]] = {}
     for (item, name, prompt), response, verdict in zip(asked, responses, verdicts, strict=True):
@@ -176,12 +197,14 @@ def _prompts(item: Item, talk: Talk) -> list[tuple[str, str]]:
     return [(str(number), item.text) for number in range(talk.continuations)]
 
 
-def _said(lm: LanguageModel, asked: Sequence[tuple[Item, str, str]], talk: Talk) -> list[str]:
+def _said(lm: LanguageModel, asked: Sequence[tuple[Item, str, str]], talk: Talk, wording: Wording | None) -> list[str]:
     """The responses; greedy but for openings, whose continuations are sampled, each with a seed of its own."""
     sampled = isinstance(asked[0][0], Opening)
-    chat = _chats(lm, talk) and not sampled
-    wrap = talk.wrap or str
-    texts = [chat_prompt(lm.tokenizer, wrap(prompt)) if chat else wrap(prompt) for _, _, prompt in asked]
+    texts = [prompt for _, _, prompt in asked]
+    if wording is not None:
+        texts = list(map(wording, texts))
+    elif _chats(lm, talk) and not sampled:
+        texts = [chat_prompt(lm.tokenizer, text) for text in texts]
     longest = getattr(lm.model.config, "max_position_embeddings", None)
     room = max(1, longest - talk.max_new_tokens) if isinstance(longest, int) else None
     # The right end of a prompt that is too long is kept: that is where the question stands.
@@ -195,6 +218,16 @@ def _said(lm: LanguageModel, asked: Sequence[tuple[Item, str, str]], talk: Talk)
 
 
 def _metrics(suite: str, lines: Sequence[dict[str, Any]], seed: int) -> dict[str, Metric]:
+    metrics = _measured([line for line in lines if line["phase"] in (BASE, AFTER)], suite, seed)
+    base = [line for line in lines if line["phase"] == BASE]
+    for arm in (WORDED, AFTER_BARE):
+        own = [{**line, "phase": AFTER} for line in lines if line["phase"] == arm]
+        found = _measured([*base, *own], suite, seed) if own else {}
+        metrics |= {f"{name}.{arm}": metric for name, metric in found.items() if "." not in name}
+    return metrics
+
+
+def _measured(lines: Sequence[dict[str, Any]], suite: str, seed: int) -> dict[str, Metric]:
     if suite == "safeedit":
         return safety_metrics(lines, seed=seed)
     if suite == "over-refusal":
