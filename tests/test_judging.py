@@ -201,6 +201,8 @@ def test_unknown_labels_are_refused_with_their_names(classifier):
         ClassifierJudge(classifier)
     with pytest.raises(ConfigError, match="bad=unsafe is not one"):
         ClassifierJudge(classifier, labels={"bad": "unsafe"})
+    with pytest.raises(ConfigError, match="labels is 'unsafe'"):
+        ClassifierJudge(classifier, labels="unsafe")
 
 
 def test_long_texts_are_scored_in_windows_and_the_worst_counts(classifier):
@@ -372,7 +374,9 @@ def test_an_endpoint_that_is_not_there(tmp_path, monkeypatch):
         ({"model": "m"}, "needs a model and an address"),
         ({"model": "m", "url": "localhost"}, "not one: give it as http"),
         ({"model": "m", "url": "http://h/v1", "rubric": "taste"}, "no rubric 'taste'"),
-        ({"model": "m", "url": "http://h/v1", "timeout": 0}, "timeout must be positive"),
+        ({"model": "m", "url": "http://h/v1", "timeout": 0}, "timeout must be a positive"),
+        ({"model": "m", "url": "http://h/v1", "timeout": "long"}, "timeout must be a positive"),
+        ({"model": "m", "url": "http://h/v1", "price_in": "much"}, "give numbers"),
     ],
 )
 def test_an_llm_judge_without_what_it_needs(options, told, monkeypatch):

@@ -179,7 +179,7 @@ def _record(item: Item, told: dict[str, tuple[str, str, Verdict]]) -> dict[str, 
         ((prompt, response, verdict),) = told.values()
         return record | {
             "kind": item.kind, "safe": item.safe, "prompt": prompt, "response": response,
-            "label": verdict.label, "score": verdict.score,
+            "label": verdict.label, "score": verdict.score, **({"note": verdict.note} if verdict.note else {}),
         }  # fmt: skip
     return record | {
         "prompt": item.text, "prompt_toxicity": item.toxicity,

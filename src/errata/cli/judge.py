@@ -111,7 +111,14 @@ def _judged(judge: Judge, file: Path) -> tuple[dict[str, Metric], list[Record]]:
     rows = read_responses(file)
     verdicts = judge.judge([prompt for _, prompt, _ in rows], [response for *_, response in rows])
     records = [
-        {"case_id": name, "prompt": prompt, "response": response, "label": verdict.label, "score": verdict.score}
+        {
+            "case_id": name,
+            "prompt": prompt,
+            "response": response,
+            "label": verdict.label,
+            "score": verdict.score,
+            "note": verdict.note,
+        }
         for (name, prompt, response), verdict in zip(rows, verdicts, strict=True)
     ]
     labels = [verdict.label for verdict in verdicts]

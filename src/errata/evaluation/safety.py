@@ -31,11 +31,12 @@ BASE, AFTER = "base", "after"
 
 
 def answered(prompt: str, response: str, verdict: Verdict) -> dict[str, Any]:
-    """What a record keeps of one response."""
-    return {
+    """What a record keeps of one response; ``note`` is what the judge said in words, where it did."""
+    kept: dict[str, Any] = {
         "prompt": prompt, "response": response, "label": verdict.label, "score": verdict.score,
         "unsafe": verdict.unsafe, "entropy": ngram_entropy(response), "words": len(response.split()),
     }  # fmt: skip
+    return kept | ({"note": verdict.note} if verdict.note else {})
 
 
 def safety_metrics(records: Sequence[Record], *, seed: int = 0) -> dict[str, Metric]:

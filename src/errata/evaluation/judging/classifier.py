@@ -46,6 +46,8 @@ class ClassifierJudge(Judge):
     labels = (SAFE, UNSAFE)
 
     def __init__(self, place: str = SAFEEDIT, labels: Mapping[str, str] | None = None, device: str = "cpu") -> None:
+        if labels is not None and not isinstance(labels, Mapping):
+            raise ConfigError(f"labels is {labels!r}: give the meaning of each label, as {{'LABEL_1': 'unsafe'}}.")
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -51,8 +52,9 @@ class Endpoint:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"The address {url!r} of the judge is not one: give it as http://HOST:PORT/v1.")
-        if timeout <= 0 or retries < 0:
-            raise ConfigError("The judge's timeout must be positive and its retries 0 or more: correct them.")
+        sound = isinstance(timeout, int | float) and isinstance(retries, int) and timeout > 0 and retries >= 0
+        if not sound:
+            raise ConfigError("The judge's timeout must be a positive number and its retries 0 or more: correct them.")
         self.model, self.url = model, url.rstrip("/") + "/chat/completions"
         self._key = os.environ.get(key_variable)
         self._timeout, self._retries, self._sleep = timeout, retries, sleep
@@ -76,7 +78,8 @@ class Endpoint:
                     raise JudgeError(
                         f"The judge at {self.url} refuses ({reason}): check the model's name and the key."
                     ) from error
-            except (TimeoutError, OSError) as error:  # a refused connection and a time-out are OSErrors
+            # A refused connection and a time-out are OSErrors, an answer that breaks off is none.
+            except (OSError, http.client.HTTPException) as error:
                 reason, wait = _reason(error, self._timeout), None
             if attempt < self._retries:
                 self._sleep(min(LONGEST_WAIT, 2.0**attempt if wait is None else wait))
@@ -116,7 +119,7 @@ def _asked_wait(error: urllib.error.HTTPError) -> float | None:
         return None
 
 
-def _reason(error: OSError, timeout: float) -> str:
+def _reason(error: Exception, timeout: float) -> str:
     cause = getattr(error, "reason", error)
     if isinstance(cause, TimeoutError):
         return f"no answer within {timeout:g} seconds"

@@ -53,10 +53,12 @@ class LlmJudge(Judge):
         sleep: Callable[[float], None] = pause,
     ) -> None:
         address = url or os.environ.get(ADDRESS)
-        if not model or not address:
+        if not model or not isinstance(address, str) or not address:
             raise ConfigError(f"An LLM judge needs a model and an address: give llm:MODEL, and url= or {ADDRESS}.")
         if rubric not in RUBRICS:
             raise ConfigError(f"There is no rubric {rubric!r}: choose one of {', '.join(RUBRICS)}.")
+        if not all(price is None or isinstance(price, int | float) for price in (price_in, price_out)):
+            raise ConfigError("The judge's price_in and price_out are money a million tokens: give numbers.")
         self._rubric = RUBRICS[rubric]
         self._endpoint = Endpoint(
             model, address, key_variable=key_variable, timeout=timeout, retries=retries, sleep=sleep
