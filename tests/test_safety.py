@@ -154,6 +154,9 @@ def test_the_prompts_of_a_file_without_labels(tmp_path):
     (tmp_path / "x.csv").write_text("id,prompt,type,label\n1, ,homonyms,safe\n")
     with pytest.raises(DatasetError, match="row 1 has no prompt"):
         read_look_alikes(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text("id,prompt,type,label\n1,a,homonyms,safe\n1,b,homonyms,safe\n")
+    with pytest.raises(DatasetError, match="row 2 has the id 1 of an earlier row"):
+        read_look_alikes(tmp_path / "x.csv")
 
 
 # Toxicity.
@@ -188,6 +191,9 @@ def test_openings_are_lines_or_published_records(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"prompt": {"text": "So", "toxicity": 0.25}}\n{"prompt": {"text": ""}}\n')
     assert read_openings(tmp_path / "x.jsonl", limit=1) == [Opening("line 1", "So", 0.25)]
     with pytest.raises(DatasetError, match="line 2 has no 'prompt'"):
+        read_openings(tmp_path / "x.jsonl")
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
+    with pytest.raises(DatasetError, match="two openings one id"):
         read_openings(tmp_path / "x.jsonl")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(DatasetError, match="holds no opening"):
