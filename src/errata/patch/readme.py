@@ -14,7 +14,7 @@ MAX_ROWS = 50  # a patch may hold ten thousand edits; the card lists them all
 
 def patch_readme(card: PatchCard) -> str:
     """A model card for one patch: what it changes, for which model, and how to apply it and take it off."""
-    count = f"{len(card.edits)} edit{'' if len(card.edits) == 1 else 's'}"
+    count = asked(card)
     return "\n".join(
         [
             _front_matter(card.base.name, [card.method], relation="adapter"),
@@ -98,6 +98,12 @@ def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> st
     )
 
 
+def asked(card: PatchCard) -> str:
+    """How many edits, or examples of safe answers, a patch was asked for."""
+    what, number = ("example", len(card.examples)) if card.examples else ("edit", len(card.edits))
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def subfolder(index: int, card: PatchCard) -> str:
     """Where the patch at this place of the order stands in a merged checkpoint: ``01-rome``."""
     return f"{index + 1:02d}-{card.method}"
@@ -118,6 +124,11 @@ def _front_matter(base: str, methods: Sequence[str], *, relation: str) -> str:
 
 
 def _edits_table(card: PatchCard) -> str:
+    if card.examples:
+        shown = [[e.example_id, e.prompt, e.safe] for e in card.to_examples()[:MAX_ROWS]]
+        left = len(card.examples) - len(shown)
+        more = f"\nand {left} more, listed in `patch.json`.\n" if left else ""
+        return _table(["id", "prompt", "safe answer"], shown) + more
     if not card.edits:
         return "No single facts: see the method and its settings below.\n"
     rows = [
