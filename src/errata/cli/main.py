@@ -15,6 +15,7 @@ from errata import __version__
 from errata.cli import (
     apply,
     conflicts,
+    detox,
     diff,
     doctor,
     edit,
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (edit, conflicts, evaluate, apply, revert, show, diff, export, methods, inspect, stats, doctor):
+for verb in (edit, detox, conflicts, evaluate, apply, revert, show, diff, export, methods, inspect, stats, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
 app.add_typer(locate.app)
 

@@ -50,7 +50,7 @@ class DinmConfig(WordedConfig):
         None, gt=0.0, description="Adam's learning rate; by default `relative_learning_rate` times the matrix's scale."
     )
     relative_learning_rate: float = Field(
-        0.02, gt=0.0, description="The same relative to the root mean square of the matrix, where it is not given."
+        0.01, gt=0.0, description="The same relative to the root mean square of the matrix, where it is not given."
     )
     weight_decay: float = Field(0.0, ge=0.0, description="Adam's pull of the change towards 0.")
     edit_weight: float = Field(0.1, ge=0.0, description="The factor of the safe answer's NLL (the paper's c_edit).")
