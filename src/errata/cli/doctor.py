@@ -21,7 +21,7 @@ from errata.files import cache_dir
 
 Status = Literal["ok", "note", "broken"]
 STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
-EXTRAS = {"hub": "datasets", "lora": "peft", "multi-device": "accelerate"}
+EXTRAS = {"hub": "datasets", "lora": "peft", "multi-device": "accelerate", "probe": "sklearn"}
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class TunedConfig(AdapterConfig, WordedConfig):
     )
     span: int = Field(10, ge=1, description="How many layers are adapted, where none are named.")
     steps: int = Field(20, ge=1, le=10_000, description="Passes over the examples, at most.")
+    stop_loss: float = Field(0.2, ge=0.0, description="Training ends where every example's loss is below this.")
     batch_size: int = Field(4, ge=1, description="Examples a step of Adam, where there are several.")
 
     def bound(self, rms: float) -> float | None:
