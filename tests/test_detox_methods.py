@@ -11,7 +11,7 @@ import torch
 
 import errata
 from errata.datasets.detox import DetoxExample
-from errata.errors import ArchitectureError, ConfigError, ModelError, RequestError
+from errata.errors import ArchitectureError, ConfigError, ModelError, PatchError, RequestError
 from errata.lm import load, score
 from errata.lm.activations import capture, replace
 from errata.methods import get_registered
@@ -108,6 +108,16 @@ def test_the_card_keeps_the_examples_without_what_they_forbid(tmp_path):
     for file in (tmp_path / "patch").iterdir():
         assert b"first step" not in file.read_bytes()
     assert "2 examples by dinm" in (tmp_path / "patch" / "README.md").read_text()
+
+
+def test_a_patch_of_examples_is_not_solved_again_with_edits():
+    lm = model()
+    patch = errata.detox(lm, FOLD, config={"layer": 1, "steps": 1})
+    edit = errata.Edit(prompt="{} is in", subject="Rome", target_new="France")
+    for again in (lambda: patch.with_edits([edit], lm=lm), lambda: patch.without(edit, lm=lm)):
+        with pytest.raises(PatchError, match="examples of safe answers") as refusal:
+            again()
+        assert one_sentence(refusal)
 
 
 @pytest.mark.parametrize("trained", ["adapters", "matrix"])

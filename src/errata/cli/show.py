@@ -31,7 +31,8 @@ def run(
         read = Patch.from_pretrained(patch)
         described = read.describe()
     document = {"patch": patch, **described, "card": read.card.to_dict()}
-    essential = f"{described['method']}: {described['edits']} edit(s) of {described['base']}"
+    made = f"{len(read.examples)} example(s)" if read.examples else f"{described['edits']} edit(s)"
+    essential = f"{described['method']}: {made} of {described['base']}"
     say.report(document, essential, *_body(read, described))
 
 

@@ -76,7 +76,7 @@ def patch_readme(card: PatchCard) -> str:
 
 def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> str:
     """A model card for a checkpoint with patches in its weights."""
-    rows = [[f"errata/{subfolder(index, card)}", card.method, str(len(card.edits))] for index, card in enumerate(cards)]
+    rows = [[f"errata/{subfolder(index, card)}", card.method, asked(card)] for index, card in enumerate(cards)]
     return "\n".join(
         [
             _front_matter(name, [card.method for card in cards], relation="finetune"),
@@ -84,7 +84,7 @@ def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> st
             "",
             "A checkpoint with patches made by Errata in its weights. Each patch is kept whole in its own folder:",
             "",
-            _table(["patch", "method", "edits"], rows),
+            _table(["patch", "method", "makes"], rows),
             "The weights as they were are kept in `errata/originals.safetensors`; the fingerprint of that model is",
             f"`{fingerprint}`.",
             "",

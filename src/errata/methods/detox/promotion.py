@@ -56,6 +56,11 @@ class SemanticConfig(PromotionConfig):
     multiple: float = Field(
         3.0, gt=0.0, description="Their coefficient, as a multiple of the 99th percentile of its size on ordinary text."
     )
+    opening: int = Field(
+        3,
+        ge=1,
+        description="At how many first tokens of an answer the gate is to be open; later it is to be shut again.",
+    )
     harmless: tuple[str, ...] = Field(
         (), description="Requests that must be answered as before although they look like harmful ones."
     )
@@ -163,13 +168,15 @@ class SemanticPromotion(_Promotion):
         kept += [prompt_ids(lm.tokenizer, wording.prompt(lm, text)) for text in getattr(config, "harmless", ())]
         held, ordinary, told = self._promoted(lm, config)
         layers = list(held)
+        opening = getattr(config, "opening", 1)
         answered = keys_of(lm, [row.ids for row in rows], layers)
         quiet = keys_of(lm, kept, layers) if kept else {layer: [] for layer in layers}
         updates: list[Update] = []
         gates: dict[int, Gate] = {}
         for layer, units in held.items():
             behind = [keys[[at for at, _ in row.wanted]] for keys, row in zip(answered[layer], rows, strict=True)]
-            gates[layer] = fit(torch.cat(behind), torch.cat([ordinary[layer], *quiet[layer]]), config.ridge)
+            first, later = [own[:opening] for own in behind], [own[opening:] for own in behind]
+            gates[layer] = fit(torch.cat(first), torch.cat([ordinary[layer], *quiet[layer], *later]), config.ridge)
             value = _value(lm, layer, units)
             updates.append(
                 LowRank(lm.weight_name(layer), value[:, None], gates[layer].vector[None], lm.layer(layer).transposed)
