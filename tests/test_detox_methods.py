@@ -25,6 +25,7 @@ from errata.methods.fine_tuning.passes import Passes
 from errata.methods.fine_tuning.weights import MatrixChanges
 from errata.patch import LowRank, Patch
 from errata.testing import tiny
+from reference.plain_dinm import plain_dinm
 from reference.samples import hooks_on, one_sentence
 
 TRAINED = ("dinm", "sft", "dpo", "detox-ft-l", "detox-gradient-ascent", "detox-npo", "ext-sub")
@@ -152,6 +153,25 @@ def test_dinm_changes_one_matrix_and_nothing_before_it(family):
         now_keys, now_states = seen()
     assert torch.equal(keys, now_keys)
     assert not torch.equal(states, now_states)
+
+
+@pytest.mark.parametrize("direction", ["current", "base"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "opt"])
+def test_dinm_is_the_plain_one_only_faster(family, direction):
+    lm = load(tiny(family, dtype=torch.float64), device="cpu")
+    second = DetoxExample(
+        prompt=LANTERN.prompt, safe=LANTERN.safe, constraint_prompt="Where is the city?", constraint_answer="In France."
+    )
+    config = {"layer": 2, "learning_rate": 0.01, "edit_weight": 0.5, "direction": direction, "chat": False, "steps": 5}
+    patch = errata.detox(lm, [FOLD, second], config=config)
+    records = [(e.prompt, e.safe, e.constraint_prompt, e.constraint_answer) for e in (FOLD, second)]
+    change, trace = plain_dinm(
+        lm.model, lm.tokenizer, records, lm.weight_name(2), steps=5, learning_rate=0.01, edit_weight=0.5,
+        direction=direction,
+    )  # fmt: skip
+    found = [(step["answer"], step["constraint"]) for step in patch.card.notes["history"]]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(trace), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(patch.updates[0].change, change, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("pool", ["last", "mean", "overlap", "padded"])
@@ -369,7 +389,7 @@ def test_a_task_vector_is_subtracted():
 # --- prompts only ---------------------------------------------------------------------------------------------------
 
 
-def test_a_reminder_holds_the_query_once_and_changes_no_weight():
+def test_a_reminder_holds_the_query_once_and_changes_no_weight(tmp_path):
     lm = model()
     patch = errata.detox(lm, FOLD, method="self-reminder")
     prompt = Wording.of(patch).prompt(lm, FOLD.prompt)
@@ -377,6 +397,12 @@ def test_a_reminder_holds_the_query_once_and_changes_no_weight():
     assert not prompt.startswith(FOLD.prompt)
     assert not prompt.endswith(FOLD.prompt)
     assert patch.updates == ()
+    patch.save_pretrained(tmp_path / "patch")
+    assert "Remember: be a responsible assistant" in (tmp_path / "patch" / "README.md").read_text()
+    with pytest.raises(PatchError, match="changes no weight") as refusal:
+        patch.merge(tmp_path / "merged", lm)
+    assert one_sentence(refusal)
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_chat_template_is_used_where_there_is_one():

@@ -28,6 +28,7 @@ def patch_readme(card: PatchCard) -> str:
             _edits_table(card),
             "## Using it",
             "",
+            *_words(card),
             "```python",
             "import errata",
             "from errata.patch import Patch",
@@ -121,6 +122,15 @@ def _front_matter(base: str, methods: Sequence[str], *, relation: str) -> str:
         lines += [f"base_model: {json.dumps(base)}", f"base_model_relation: {relation}"]
     lines += ["tags:", *(f"- {tag}" for tag in dict.fromkeys(("errata", "model-editing", *methods)))]
     return "\n".join(["---", *lines, "---", ""])
+
+
+def _words(card: PatchCard) -> list[str]:
+    """What must stand around every query, where the patch was made so: nothing but whoever asks can see to it."""
+    wording = card.notes.get("wording") or {}
+    rows = [[part, str(wording[part])] for part in ("system", "before", "after") if wording.get(part)]
+    if not rows:
+        return []
+    return ["It was made for queries with these words around them, and should be asked so:", "", _table(["", ""], rows)]
 
 
 def _edits_table(card: PatchCard) -> str:
