@@ -14,7 +14,7 @@ from reference.plain_model import plain_logits
 
 
 def answer_log_probs(model, tokenizer, prompt, answer):
-    """Log-probabilities [tokens, vocabulary] where the answer's tokens are predicted, and these, the closing one too."""
+    """Log-probabilities [tokens, vocabulary] where an answer's tokens are predicted, and these, the closing one too."""
     before = list(prompt_ids(tokenizer, prompt))
     wanted = [*target_ids(tokenizer, prompt, answer), tokenizer.eos_token_id]
     return plain_logits(model, [*before, *wanted[:-1]])[len(before) - 1 :].log_softmax(-1), torch.tensor(wanted)

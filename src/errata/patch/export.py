@@ -50,7 +50,8 @@ def export_merged(
 
     Raises:
         StorageError: the folder is not empty, cannot be written, or the disk is full.
-        PatchError: a patch does not apply, none changes a weight, or the checkpoint does not hold a touched weight as the model does.
+        PatchError: a patch does not apply, none changes a weight, or the checkpoint does not hold a touched weight as
+            the model does.
     """
     wanted = list(patches) if isinstance(patches, Sequence) else [patches]
     with ExitStack() as exits:
