@@ -7,7 +7,7 @@ import json
 import pytest
 
 import errata
-from errata.datasets import DetoxExample, read_detox
+from errata.datasets import DetoxExample, benign_safety_cases, read_detox, write_safeedit
 from errata.errors import DatasetError, RequestError
 from errata.patch import Patch
 from reference.samples import one_sentence
@@ -67,6 +67,12 @@ def test_a_record_that_is_no_example_is_named_by_its_line(record, says, tmp_path
         read_detox(write(tmp_path / "x.jsonl", ONE, record))
     assert "line 2" in str(refusal.value)
     assert one_sentence(refusal)
+
+
+def test_every_record_of_the_stand_in_is_an_example(tmp_path):
+    cases = benign_safety_cases("test")
+    write_safeedit(tmp_path / "test.json", cases)
+    assert read_detox(tmp_path / "test.json") == [DetoxExample.of(case) for case in cases]
 
 
 def test_an_empty_file_and_an_empty_example_are_refused(tmp_path):

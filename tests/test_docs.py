@@ -67,7 +67,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation", "locate"]
+    "name", ["index", "quickstart", "models", "methods", "patches", "statistics", "evaluation", "locate", "safety"]
 )
 def test_the_page_is_there_and_the_index_links_to_it(name):
     assert (ROOT / "docs" / f"{name}.md").is_file()
@@ -137,7 +137,7 @@ def test_every_python_block_compiles(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md", "locate.md"]
+    "page", ["quickstart.md", "patches.md", "methods.md", "errors.md", "statistics.md", "locate.md", "safety.md"]
 )
 def test_the_python_of_the_page_runs_on_a_tiny_model(page, tmp_path, monkeypatch):
     pytest.importorskip("peft")

@@ -9,6 +9,7 @@
     ├── NumericalError      an optimisation or a solve gave no finite number
     ├── PatchError          a patch cannot be read, written, applied, reverted or exported
     │   └── FingerprintMismatch the patch was made for other weights
+    ├── JudgeError          a judge of responses cannot be loaded or reached
     └── StorageError        a file could not be written (disk full, no permission)
 
 Each message is one sentence: what is wrong, where, and what to do. The command line prints it and exits with code 2.
@@ -51,6 +52,10 @@ class PatchError(ErrataError, RuntimeError):
 
 class FingerprintMismatch(PatchError):
     """The patch was made for other weights than those of this model."""
+
+
+class JudgeError(ErrataError, RuntimeError):
+    """A judge of responses cannot be loaded or reached."""
 
 
 class StorageError(ErrataError, OSError):

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from errata.errors import ConfigError
 
 METHODS = "errata.methods"
+JUDGES = "errata.judges"
 
 
 def registered(group: str) -> dict[str, EntryPoint]:

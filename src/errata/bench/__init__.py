@@ -1,5 +1,6 @@
-"""Methods measured on cases: the three protocols, and the quick look before and after one patch."""
+"""Methods measured on cases: the protocols, safety before and after, and the quick look before and after one patch."""
 
 from errata.bench.evaluate import PROTOCOLS, evaluate, prepare
+from errata.bench.safety import Talk, answer, measure_safety
 
-__all__ = ["PROTOCOLS", "evaluate", "prepare"]
+__all__ = ["PROTOCOLS", "Talk", "answer", "evaluate", "measure_safety", "prepare"]

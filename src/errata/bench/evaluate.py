@@ -80,7 +80,7 @@ def evaluate(
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
-        _claim(folder, {"what": what, "model": model})
+        claim(folder, {"what": what, "model": model})
         with CostMeter() as meter, RecordWriter(folder, key=("case_id", "phase")) as records:
             if base is not None:
                 _take_base(records, Path(base), {"what": what, "model": model}, plan.cases)
@@ -249,7 +249,7 @@ def _text(text: str | os.PathLike[str] | None) -> str:
     return content
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def claim(folder: Path, identity: dict[str, Any]) -> None:
     """Mark the folder as this run's, or refuse one that holds another: its records would be mixed with these."""
     path = folder / RUN_FILE
     wanted = json.loads(json.dumps(finite(identity), ensure_ascii=False))

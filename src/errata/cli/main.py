@@ -22,9 +22,11 @@ from errata.cli import (
     evaluate,
     export,
     inspect,
+    judge,
     locate,
     methods,
     revert,
+    safety,
     show,
     stats,
 )
@@ -41,7 +43,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for verb in (edit, detox, conflicts, evaluate, apply, revert, show, diff, export, methods, inspect, stats, doctor):
+for verb in (
+    edit,
+    detox,
+    conflicts,
+    evaluate,
+    safety,
+    judge,
+    apply,
+    revert,
+    show,
+    diff,
+    export,
+    methods,
+    inspect,
+    stats,
+    doctor,
+):
     app.command(verb.__name__.rpartition(".")[2])(verb.run)
 app.add_typer(locate.app)
 

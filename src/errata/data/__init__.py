@@ -1,1 +1,1 @@
-"""Data that ships with Errata: the starter cases and a held-out text, both written for this project."""
+"""Data that ships with Errata, all written for it: starter cases, a held-out text, made-up restricted topics."""

@@ -5,18 +5,36 @@ from __future__ import annotations
 from errata.datasets.cases import read_cases, read_edits
 from errata.datasets.detox import DetoxExample, read_detox
 from errata.datasets.facts import occupation_facts, read_facts, starter_facts
+from errata.datasets.restricted import benign_safety_cases, restricted_topics
+from errata.datasets.safeedit import SafetyCase, read_safeedit, write_safeedit
+from errata.datasets.safety_building import Attack, TopicQuestion, build_safety_cases
 from errata.datasets.starter import held_out_text, starter_cases
 from errata.datasets.texts import read_text
+from errata.datasets.topic_list import read_topic_list
+from errata.datasets.toxicity_prompts import read_openings
+from errata.datasets.xstest import read_labelled_responses, read_look_alikes
 
 __all__ = [
+    "Attack",
     "DetoxExample",
+    "SafetyCase",
+    "TopicQuestion",
+    "benign_safety_cases",
+    "build_safety_cases",
     "held_out_text",
     "occupation_facts",
     "read_cases",
     "read_detox",
     "read_edits",
     "read_facts",
+    "read_labelled_responses",
+    "read_look_alikes",
+    "read_openings",
+    "read_safeedit",
     "read_text",
+    "read_topic_list",
+    "restricted_topics",
     "starter_cases",
     "starter_facts",
+    "write_safeedit",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from errata.datasets.locating import ResponsePair
 from errata.datasets.reading import Record, json_records
+from errata.datasets.safeedit import SafetyCase
 from errata.errors import DatasetError, RequestError
 
 # Each field, and the keys it is read from: our own, SafeEdit's, and those of preference data.
@@ -64,6 +65,15 @@ class DetoxExample:
             texts = (self.prompt, self.safe, self.unsafe, self.constraint_prompt, self.constraint_answer)
             joined = "\x1f".join(text or "" for text in texts)
             object.__setattr__(self, "example_id", hashlib.sha256(joined.encode()).hexdigest()[:8])
+
+    @classmethod
+    def of(cls, case: SafetyCase) -> DetoxExample:
+        """What a record of SafeEdit asks: its attack, its two answers, its constraint."""
+        prompt, answer = case.constraint
+        return cls(
+            prompt=case.prompt, safe=case.safe, unsafe=case.unsafe, constraint_prompt=prompt, constraint_answer=answer,
+            example_id=case.case_id,
+        )  # fmt: skip
 
     @property
     def pair(self) -> ResponsePair | None:

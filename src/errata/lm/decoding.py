@@ -30,7 +30,7 @@ class Decoding:
         seed: one for all rows, which are then drawn together, or None where every row has its own.
 
     Raises:
-        ConfigError: there is no such stop.
+        ConfigError: there is no such stop, or ``top_p`` is not in (0, 1].
     """
 
     max_new_tokens: int
@@ -39,8 +39,11 @@ class Decoding:
     temperature: float = 1.0
     top_k: int = 0
     seed: int | None = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}, which is no share: give more than 0 and at most 1.")
         if self.stop not in STOPS:
             raise ConfigError(f"There is no stop {self.stop!r}: choose one of {', '.join(STOPS)}.")
 
@@ -144,6 +147,7 @@ class DrawnTogether(Chooser):
         if self.decoding.top_k:
             kept = logits.topk(min(self.decoding.top_k, logits.shape[-1])).values
             logits = logits.masked_fill(logits < kept[:, -1:], -torch.inf)
+        logits = nucleus(logits, self.decoding.top_p)
         try:
             return torch.multinomial(logits.softmax(-1), 1, generator=self._generator)[:, 0]
         except RuntimeError as error:
@@ -163,6 +167,7 @@ class DrawnApart(Chooser):
         logits, among = self._weighed(logits), None
         if self.decoding.top_k:
             logits, among = logits.topk(min(self.decoding.top_k, logits.shape[-1]))
+        logits = nucleus(logits, self.decoding.top_p)
         sums = logits.double().softmax(-1).cumsum(-1)
         if not bool(torch.isfinite(sums).all()):
             raise self._broken()
@@ -175,6 +180,20 @@ class DrawnApart(Chooser):
             generator = torch.Generator().manual_seed(seed)
             self._numbers[seed] = torch.rand(self.decoding.max_new_tokens, generator=generator, dtype=torch.float64)
         return self._numbers[seed]
+
+
+def nucleus(logits: Tensor, share: float) -> Tensor:
+    """Logits [rows, n] with -inf outside the fewest likeliest tokens that hold this share of the probability.
+
+    Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751); the likeliest token always stays.
+    """
+    if share >= 1:
+        return logits
+    ordered, at = logits.sort(dim=-1, descending=True)
+    chances = ordered.softmax(-1)
+    beyond = chances.cumsum(-1) - chances >= share
+    outside = torch.zeros_like(beyond).scatter(-1, at, beyond)
+    return logits.masked_fill(outside, -torch.inf)
 
 
 def chooser(lm: LanguageModel, decoding: Decoding) -> Chooser:

@@ -1,0 +1,269 @@
+"""What a model says to prompts of safety sets, before and after a patch, judged and measured.
+
+Three sets share one run: SafeEdit's probes, XSTest's look-alikes, and openings that are continued several times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from errata import progress
+from errata.bench.evaluate import claim
+from errata.datasets.safeedit import SLOT, SafetyCase
+from errata.datasets.toxicity_prompts import Opening
+from errata.datasets.xstest import LookAlike
+from errata.errors import ConfigError
+from errata.evaluation.judging import Judge, Verdict
+from errata.evaluation.over_refusal import over_refusal_metrics
+from errata.evaluation.safety import AFTER, BASE, answered, attacks_by_number, safety_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, RecordWriter, versions, write_metrics
+from errata.evaluation.toxicity import toxicity_metrics
+from errata.lm.generation import generate_ids
+from errata.lm.language_model import LanguageModel
+from errata.lm.tokens import chat_prompt, prompt_ids
+from errata.patch import Patch
+
+Item: TypeAlias = SafetyCase | LookAlike | Opening
+Wording: TypeAlias = Callable[[str], str]  # what a user writes -> the text after which the answer begins
+WORDED, AFTER_BARE = "worded", "after_bare"
+AT_ONCE = 60  # prompts generated, judged and written together: what an interruption can lose
+
+
+@dataclass(frozen=True)
+class Talk:
+    """How a model is asked.
+
+    Attributes:
+        max_new_tokens: longest response; SafeEdit's is 600, since some answers turn unsafe late.
+        plain: prompts as they are, also where the model has a chat template.
+        continuations: sampled for each opening. temperature, top_p: of that sampling. seed: likewise.
+    """
+
+    max_new_tokens: int = 600
+    plain: bool = False
+    continuations: int = 25
+    temperature: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+
+
+def measure_safety(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    judge: Judge,
+    *,
+    patch: Patch | None = None,
+    wording: Wording | None = None,
+    talk: Talk | None = None,
+    out: str | os.PathLike[str] | None = None,
+    source: str = "given",
+) -> Measured:
+    """Ask a model everything, judge its responses, and measure; with a patch, before and after it.
+
+    Args:
+        lm: the model, which is unchanged on return.
+        items: records of SafeEdit, prompts of XSTest, or openings; all of one kind.
+        judge: of the responses. Over-refusal needs one that tells refusals ("refusal-rule", "llm" with its rubric).
+        patch: what is measured against the model without it.
+        wording: how the patch wants to be asked: what a user writes, with the words that belong to the defence and the
+            chat template around it. A part of such a defence's gain is the words' own, so two more arms are measured:
+            ``DS.worded`` has the words without the patch, ``DS.after_bare`` the patch without the words.
+        talk: how the model is asked.
+        out: folder for ``metrics.json`` and ``records.jsonl``; a killed run started there again resumes.
+        source: where the items come from, for the report.
+
+    Raises:
+        ConfigError: no items, items of several kinds, or a judge that cannot judge them; a folder with another run.
+        JudgeError: the judge failed; what was judged before is kept in ``out``.
+        PatchError: the patch was made for another model.
+    """
+    talk = talk or Talk()
+    suite = _suite(items, judge)
+    what = {
+        "verb": "safety", "suite": suite, "cases": source, "n": len(items), "judge": judge.name,
+        "patch": None if patch is None else patch.card.method, "seed": talk.seed,
+        "max_new_tokens": talk.max_new_tokens, "chat_template": _chats(lm, talk),
+        "items_sha256": _digest([repr(item) for item in items]),
+    }  # fmt: skip
+    if wording is not None:
+        what["wording"] = wording(SLOT)
+    if patch is not None:
+        what["patch_sha256"] = _digest([patch.card.model_dump_json()])
+    if suite == "toxicity":
+        what |= {"continuations": talk.continuations, "temperature": talk.temperature, "top_p": talk.top_p}
+    model = {
+        "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
+        "quantised_origin": lm.quantised_origin,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(out) if out is not None else Path(scratch)
+        claim(folder, {"what": what, "model": model})
+        with CostMeter() as meter, RecordWriter(folder, key=("case_id", "phase")) as records:
+            for phase, patched, worded in _phases(patch, wording):
+                with patched.applied(lm) if patched is not None else nullcontext():
+                    _phase(lm, items, judge, talk, phase, records, worded)
+            lines = list(records.done.values())
+        if suite == "safeedit":
+            what["attacks"] = attacks_by_number(lines)
+        if judge.cost():
+            what["judge_cost"] = judge.cost()
+        measured = Measured(
+            what=what, model=model, metrics=_metrics(suite, lines, talk.seed), cost=meter.cost(), versions=versions()
+        )
+        write_metrics(folder, measured)
+    return measured
+
+
+def _phases(patch: Patch | None, wording: Wording | None) -> Iterator[tuple[str, Patch | None, Wording | None]]:
+    """The arms: name, what is applied, and how it is asked."""
+    yield BASE, None, None
+    if wording is not None:
+        yield WORDED, None, wording
+    if patch is not None:
+        yield AFTER, patch, wording
+    if patch is not None and wording is not None:
+        yield AFTER_BARE, patch, None
+
+
+def _phase(
+    lm: LanguageModel,
+    items: Sequence[Item],
+    judge: Judge,
+    talk: Talk,
+    phase: str,
+    records: RecordWriter,
+    wording: Wording | None,
+) -> None:
+    left = [item for item in items if (_id(item), phase) not in records.done]
+    with progress.task("Asking the edited model" if phase in (AFTER, AFTER_BARE) else "Asking", len(left)) as bar:
+        for chunk in _chunks(left, talk):
+            for record in answer(lm, chunk, judge, talk, wording):
+                records.write({"case_id": record.pop("case_id"), "phase": phase, **record})
+            bar.advance(len(chunk))
+
+
+def answer(
+    lm: LanguageModel, items: Sequence[Item], judge: Judge, talk: Talk, wording: Wording | None = None
+) -> Iterator[dict[str, Any]]:
+    """The records of some items as the model is now, without their phase, all generated and judged together.
+
+    For methods that edit a model for each record anew: edit, ask one item, take the edit back, and give all records,
+    with ``phase`` added, to :func:`errata.evaluation.safety.safety_metrics`.
+
+    Raises:
+        JudgeError: the judge failed.
+    """
+    asked = [(item, name, prompt) for item in items for name, prompt in _prompts(item, talk)]
+    responses = _said(lm, asked, talk, wording)
+    verdicts = judge.judge([prompt for _, _, prompt in asked], responses)
+    told: dict[str, dict[str, tuple[str, str, Verdict]]] = {}
+    for (item, name, prompt), response, verdict in zip(asked, responses, verdicts, strict=True):
+        told.setdefault(_id(item), {})[name] = (prompt, response, verdict)
+    for item in items:
+        yield _record(item, told[_id(item)])
+
+
+def _record(item: Item, told: dict[str, tuple[str, str, Verdict]]) -> dict[str, Any]:
+    record: dict[str, Any] = {"case_id": _id(item)}
+    if isinstance(item, SafetyCase):
+        said = {name: answered(*parts) for name, parts in told.items()}
+        return record | {"category": item.category, "attack": item.attack, "said": said}
+    if isinstance(item, LookAlike):
+        ((prompt, response, verdict),) = told.values()
+        return record | {
+            "kind": item.kind, "safe": item.safe, "prompt": prompt, "response": response,
+            "label": verdict.label, "score": verdict.score, **({"note": verdict.note} if verdict.note else {}),
+        }  # fmt: skip
+    return record | {
+        "prompt": item.text, "prompt_toxicity": item.toxicity,
+        "responses": [response for _, response, _ in told.values()],
+        # Who says nothing says nothing toxic; that such a response is undecided is a rule of SafeEdit's alone.
+        "scores": [0.0 if verdict.label == "empty" else verdict.score for *_, verdict in told.values()],
+    }  # fmt: skip
+
+
+def _prompts(item: Item, talk: Talk) -> list[tuple[str, str]]:
+    if isinstance(item, SafetyCase):
+        return list(item.asked().items())
+    if isinstance(item, LookAlike):
+        return [("", item.prompt)]
+    return [(str(number), item.text) for number in range(talk.continuations)]
+
+
+def _said(lm: LanguageModel, asked: Sequence[tuple[Item, str, str]], talk: Talk, wording: Wording | None) -> list[str]:
+    """The responses; greedy but for openings, whose continuations are sampled, each with a seed of its own."""
+    sampled = isinstance(asked[0][0], Opening)
+    texts = [prompt for _, _, prompt in asked]
+    if wording is not None:
+        texts = list(map(wording, texts))
+    elif _chats(lm, talk) and not sampled:
+        texts = [chat_prompt(lm.tokenizer, text) for text in texts]
+    longest = getattr(lm.model.config, "max_position_embeddings", None)
+    room = max(1, longest - talk.max_new_tokens) if isinstance(longest, int) else None
+    # The right end of a prompt that is too long is kept: that is where the question stands.
+    rows = [ids if room is None else ids[-room:] for ids in (prompt_ids(lm.tokenizer, text) for text in texts)]
+    seeds = [int(_digest([talk.seed, _id(item), name]), 16) % 2**55 for item, name, _ in asked]
+    tokens = generate_ids(
+        lm, rows, max_new_tokens=talk.max_new_tokens, sample=sampled, temperature=talk.temperature,
+        top_p=talk.top_p if sampled else 1.0, seed=seeds,
+    )  # fmt: skip
+    return [str(lm.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
+
+
+def _metrics(suite: str, lines: Sequence[dict[str, Any]], seed: int) -> dict[str, Metric]:
+    metrics = _measured([line for line in lines if line["phase"] in (BASE, AFTER)], suite, seed)
+    base = [line for line in lines if line["phase"] == BASE]
+    for arm in (WORDED, AFTER_BARE):
+        own = [{**line, "phase": AFTER} for line in lines if line["phase"] == arm]
+        found = _measured([*base, *own], suite, seed) if own else {}
+        metrics |= {f"{name}.{arm}": metric for name, metric in found.items() if "." not in name}
+    return metrics
+
+
+def _measured(lines: Sequence[dict[str, Any]], suite: str, seed: int) -> dict[str, Metric]:
+    if suite == "safeedit":
+        return safety_metrics(lines, seed=seed)
+    if suite == "over-refusal":
+        return over_refusal_metrics(lines)
+    return toxicity_metrics(lines, seed=seed)
+
+
+def _suite(items: Sequence[Item], judge: Judge) -> str:
+    kinds = {type(item) for item in items}
+    if len(kinds) != 1:
+        raise ConfigError("There is nothing to ask, or records of several kinds: give one set with at least one.")
+    if kinds == {SafetyCase}:
+        return "safeedit"
+    if kinds == {LookAlike}:
+        if judge.about != "refusal":
+            raise ConfigError(f"{judge.name} does not tell refusals: measure over-refusal with refusal-rule.")
+        return "over-refusal"
+    return "toxicity"
+
+
+def _chats(lm: LanguageModel, talk: Talk) -> bool:
+    return not talk.plain and bool(getattr(lm.tokenizer, "chat_template", None))
+
+
+def _chunks(items: Sequence[Item], talk: Talk) -> Iterator[Sequence[Item]]:
+    each = len(_prompts(items[0], talk)) if items else 1
+    size = max(1, AT_ONCE // each)
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
+
+
+def _id(item: Item) -> str:
+    if isinstance(item, SafetyCase):
+        return item.case_id
+    return item.prompt_id if isinstance(item, LookAlike) else item.opening_id
+
+
+def _digest(parts: Sequence[object]) -> str:
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""The table of measured numbers that several verbs show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from errata.cli.output import table
+
+if TYPE_CHECKING:
+    from errata.evaluation.schema import Measured
+
+
+def judge_cost(measured: Measured) -> list[Text]:
+    """A line on what the judge has cost, where it costs anything."""
+    spent = measured.what.get("judge_cost")
+    if not spent:
+        return []
+    told = ", ".join(f"{value:g} {name.replace('_', ' ')}" for name, value in spent.items())
+    return [Text(f"The judge: {told}")]
+
+
+def metrics_table(
+    measured: Measured, title: str, *, digits: int = 3, shown: Callable[[str], bool] = lambda name: True
+) -> Any:
+    """Metric, value, interval, n and, where anything was measured on it, the unedited model."""
+    with_base = any(metric.base is not None for metric in measured.metrics.values())
+    made = table(
+        "metric", "value", "95% interval", "n", *(["before"] if with_base else []),
+        title=title, right=("value", "n", "before"),
+    )  # fmt: skip
+    for name, metric in measured.metrics.items():
+        if not shown(name):
+            continue
+        low, high = metric.low, metric.high
+        interval = "" if low is None or high is None else f"{low:.{digits}f} – {high:.{digits}f}"
+        before = [_number(metric.base, digits)] if with_base else []
+        made.add_row(name, _number(metric.value, digits), interval, str(metric.n), *before)
+    return made
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,113 @@
+"""The benign stand-in for safety sets: made-up topics that a model may be asked to decline, and attacks on them.
+
+Nothing in it is harmful or true: nine kinds of ceremonies of an invented guild, and four further invented topics, each
+with ordinary questions beside it that ought to be answered. Records have SafeEdit's form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from errata.datasets.safeedit import SafetyCase
+from errata.datasets.safety_building import Attack, TopicQuestion, build_safety_cases
+from errata.errors import DatasetError
+
+DATA = files("errata") / "data" / "restricted_topics.json"
+HELD_OUT_EVERY = 3  # of three clauses the third is held out
+
+
+@dataclass(frozen=True)
+class RestrictedTopic:
+    """An invented topic, with plain questions about it and ordinary questions beside it.
+
+    Attributes:
+        name: of the topic. about: the same as a phrase in a sentence.
+        restricted: questions to decline, for training. neighbours: questions to answer, for training.
+        held_out_restricted: as ``restricted``, about other things. held_out_neighbours: likewise.
+    """
+
+    name: str
+    about: str
+    restricted: tuple[str, ...]
+    neighbours: tuple[str, ...]
+    held_out_restricted: tuple[str, ...]
+    held_out_neighbours: tuple[str, ...]
+
+
+def restricted_topics() -> list[RestrictedTopic]:
+    """The five invented topics, the guild of the stand-in first. What is held out is about other things."""
+    topics = []
+    for topic in _content()["topics"]:
+        clauses = [item[0] for items in topic["items"].values() for item in items]
+        own, held_out = _parted(clauses)
+        beside, beside_held_out = _parted(topic["neighbours"])
+        topics.append(RestrictedTopic(topic["name"], topic["about"], own, beside, held_out, beside_held_out))
+    return topics
+
+
+def decline(about: str, number: int) -> str:
+    """One of the ways to decline a question about a topic; numbers beyond the last begin again."""
+    ways = _content()["declines"]
+    return str(ways[number % len(ways)]).format(about=about)
+
+
+def benign_attacks() -> list[Attack]:
+    """The wrappers written for the stand-in, of SafeEdit's four families (role play, attention shifting, ...)."""
+    return [Attack(entry["text"], entry["family"]) for entry in _content()["attacks"]]
+
+
+def benign_safety_cases(
+    split: str = "test", *, attacks_a_question: int | None = 1, limit: int | None = None, seed: int = 0
+) -> list[SafetyCase]:
+    """Records about the guild's ceremonies in SafeEdit's form: nine categories, 24 attacks, three parts.
+
+    Args:
+        split: "train" (216 questions), "validation" (144) or "test" (72); no question or attack is in two of them.
+        attacks_a_question: of the part's eight attacks; None for all.
+        limit: only so many, from all categories in turn.
+        seed: of the choice of other questions and attacks.
+
+    Raises:
+        DatasetError: there is no such part.
+    """
+    content = _content()
+    guild, frames = content["topics"][0], content["frames"]
+    topics: dict[str, list[TopicQuestion]] = {}
+    number = 0
+    for category, items in guild["items"].items():
+        topics[category] = []
+        for clause, answer in items:
+            for frame in frames:
+                question = frame.format(clause=clause)
+                topics[category].append(TopicQuestion(question, decline(guild["about"], number), answer))
+                number += 1
+    constraints = [(prompt, answer) for prompt, answer in content["constraints"]]
+    cases = build_safety_cases(
+        topics, benign_attacks(), constraints, split=split, attacks_a_question=attacks_a_question, seed=seed
+    )
+    if limit is None:
+        return cases
+    each = len(cases) // len(topics)
+    return [cases[part * each + turn] for turn in range(each) for part in range(len(topics))][:limit]
+
+
+def _parted(clauses: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The questions of the clauses for training, and of those held out."""
+    frames = _content()["frames"]
+    parts: tuple[list[str], list[str]] = ([], [])
+    for number, clause in enumerate(clauses, start=1):
+        parts[number % HELD_OUT_EVERY == 0].extend(frame.format(clause=clause) for frame in frames)
+    return tuple(parts[0]), tuple(parts[1])
+
+
+@cache
+def _content() -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{DATA} cannot be read: install Errata again.") from error
+    return content
