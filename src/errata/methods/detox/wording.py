@@ -6,8 +6,9 @@ keeps the wording it was made for, and whoever asks takes it from there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from errata.lm.language_model import LanguageModel
@@ -69,6 +70,10 @@ class Wording:
         if self.chat:
             return chat_prompt(lm.tokenizer, whole, system=self.system)
         return f"{self.system}\n\n{whole}" if self.system else whole
+
+    def asking(self, lm: LanguageModel) -> Callable[[str], str]:
+        """:meth:`prompt` for one model, as measures take it."""
+        return partial(self.prompt, lm)
 
     def to_dict(self) -> dict[str, Any]:
         """For a patch's card."""
