@@ -24,7 +24,8 @@ from errata.methods.fine_tuning.objectives import Answer, Weighted
 from errata.methods.fine_tuning.passes import Passes
 from errata.methods.fine_tuning.weights import MatrixChanges
 from errata.patch import LowRank, Patch
-from errata.testing import tiny
+from errata.testing import FAMILIES as EVERY
+from errata.testing import VARIANTS, tiny
 from reference.plain_dinm import plain_dinm
 from reference.samples import hooks_on, one_sentence
 
@@ -86,6 +87,18 @@ def test_a_patch_comes_back_from_disk_and_off_again_bit_for_bit(family, method, 
     with again.applied(lm):
         assert (lm.fingerprint() == was[0]) == (method == "self-reminder")
         if method in TRAINED and method != "detox-npo":
+            assert nll(lm, FOLD.prompt, FOLD.safe) < before
+    assert state(lm) == was
+
+
+@pytest.mark.parametrize("family", sorted({*EVERY, *VARIANTS} - {"mixtral", *FAMILIES}))
+def test_dinm_and_sft_work_on_every_other_family(family):
+    lm = model(family)
+    was, before = state(lm), nll(lm, FOLD.prompt, FOLD.safe)
+    for method, config in (("dinm", {}), ("sft", {"steps": 5})):
+        patch = errata.detox(lm, FOLD, method=method, config=config)
+        assert state(lm) == was
+        with patch.applied(lm):
             assert nll(lm, FOLD.prompt, FOLD.safe) < before
     assert state(lm) == was
 
