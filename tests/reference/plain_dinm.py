@@ -42,7 +42,7 @@ def plain_dinm(model, tokenizer, records, name, *, steps, learning_rate, edit_we
             now, _ = answer_log_probs(model, tokenizer, constraint, answer)
             one, other = (now, was) if direction == "current" else (was, now)
             kept.append((one.exp() * (one - other)).sum(-1).mean())
-        trace.append((float(torch.stack(edit).mean()), float(torch.stack(kept).mean())))
+        trace.append((float(torch.stack(edit).detach().mean()), float(torch.stack(kept).detach().mean())))
         adam.zero_grad()
         (edit_weight * torch.stack(edit).mean() + torch.stack(kept).mean()).backward()
         adam.step()

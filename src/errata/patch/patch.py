@@ -43,7 +43,8 @@ class Patch:
             object.__setattr__(self, "card", self.card.model_copy(update={"updates": entries}))
 
     def __repr__(self) -> str:
-        return f"Patch({self.card.method!r}, {len(self.card.edits)} edits, {len(self.updates)} updates)"
+        number, what = (len(self.card.examples), "examples") if self.card.examples else (len(self.card.edits), "edits")
+        return f"Patch({self.card.method!r}, {number} {what}, {len(self.updates)} updates)"
 
     @classmethod
     def create(
