@@ -36,6 +36,8 @@ def read_openings(path: str | Path, *, limit: int | None = None) -> list[Opening
         found = [Opening(f"line {number}", line) for number, line in islice(lines, limit)]
     if not found:
         raise DatasetError(f"{path} holds no opening: write one a line.")
+    if len({opening.opening_id for opening in found}) < len(found):
+        raise DatasetError(f"{path} gives two openings one id: give each its own, or leave the ids out.")
     return found
 
 

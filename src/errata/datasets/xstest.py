@@ -58,17 +58,19 @@ def read_look_alikes(path: str | Path, *, limit: int | None = None) -> list[Look
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"The limit {limit} leaves no prompt: give at least 1, or none for all.")
-    found = []
+    found: dict[str, LookAlike] = {}
     for place, row in _rows(Path(path), ("id", "prompt", "type")):
         label = row.get("label") or ("unsafe" if row["type"].startswith(CONTRAST) else "safe")
         if label not in ("safe", "unsafe") or not row["prompt"].strip():
             raise DatasetError(f"{path}, {place} has no prompt or no label safe or unsafe: correct or remove it.")
-        found.append(LookAlike(row["id"], row["prompt"].strip(), row["type"], label == "safe"))
+        if row["id"] in found:
+            raise DatasetError(f"{path}, {place} has the id {row['id']} of an earlier row: give it its own.")
+        found[row["id"]] = LookAlike(row["id"], row["prompt"].strip(), row["type"], label == "safe")
         if len(found) == limit:
             break
     if not found:
         raise DatasetError(f"{path} holds no prompt: give a copy of XSTest.")
-    return found
+    return list(found.values())
 
 
 def read_labelled_responses(path: str | Path, *, half: Literal["all", "odd", "even"] = "all") -> list[LabelledResponse]:

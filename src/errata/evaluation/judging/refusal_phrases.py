@@ -76,7 +76,8 @@ LECTURE = re.compile(
 INSTEAD = re.compile(
     r"\b(?:seek|reach out|contact|call|speak|talk)\b[^.]{0,40}\b(?:help|support|professional|authorities|hotline|"
     r"emergency|therapist|counsel\w+)\b"
-    r"|\b(?:regardless of|no matter) (?:their|your|what|who|our)\b|\b(?:respect|dignity) (?:and|for)\b"
+    r"|\b(?:regardless of|no matter) (?:their|your|what|who|our) (?:\w+, )*(?:race|gender|sex|ethnic|religio|national|"
+    r"backgrounds?|identity|orientation|disabilit|beliefs?|skin|age)\w*|\b(?:respect|dignity) (?:and|for)\b"
     r"|\b(?:stereotypes?|prejudices?|generali[sz]ations?)\b"
 )
 # Who asks what no answer can satisfy (a fictional person's telephone, a right of vegetables) is answered by saying so.
