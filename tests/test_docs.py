@@ -20,7 +20,7 @@ import pytest
 import typer
 
 import errata
-from errata.methods import get_method, method_names
+from errata.methods import get_method, get_registered, method_names
 from errata.plugins import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,7 @@ def bounds(field) -> str:
 def options_table(name: str) -> str:
     """Every option of a method with its default, bounds and meaning, as the configuration says."""
     rows = ["| option | default | bounds | meaning |", "|---|---|---|---|"]
-    for option, field in get_method(name).Config.model_fields.items():
+    for option, field in get_registered(name).Config.model_fields.items():
         default = json.dumps(field.get_default(call_default_factory=True))
         meaning = (field.description or "").replace("<", r"\<").replace("|", r"\|")
         rows.append(f"| `{option}` | `{default}` | {bounds(field)} | {meaning} |")
@@ -214,18 +214,18 @@ def options_table(name: str) -> str:
 def test_the_tables_of_options_say_what_the_configurations_say():
     found = {name: table for _, name, table, _ in OPTIONS.findall(text_of(ROOT / "docs" / "methods.md"))}
     assert found == {name: options_table(name) for name in found}, "run: python tests/test_docs.py"
-    shown = {get_method(name).Config for name in found}
-    assert {get_method(name).Config for name in method_names() if _ours(name)} == shown
+    shown = {get_registered(name).Config for name in found}
+    assert {get_registered(name).Config for name in method_names() if _ours(name)} == shown
 
 
 def _ours(name: str) -> bool:
-    return type(get_method(name)).__module__.startswith("errata.")
+    return type(get_registered(name)).__module__.startswith("errata.")
 
 
 def test_every_method_of_ours_is_described_with_its_paper():
     page = text_of(ROOT / "docs" / "methods.md")
     for name in filter(_ours, method_names()):
-        info = get_method(name).info
+        info = get_registered(name).info
         assert f"## {info.title}\n" in page
         assert re.search(r"\d{4}\.\d{5}", info.paper)[0] in page
 

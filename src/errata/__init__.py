@@ -21,15 +21,17 @@ from errata.records import Edit, EditCase, Fact, Probe
 if TYPE_CHECKING:
     from errata import locate
     from errata.bench import evaluate
-    from errata.datasets import read_cases, read_edits, read_facts, starter_cases
+    from errata.datasets import DetoxExample, read_cases, read_detox, read_edits, read_facts, starter_cases
     from errata.lm import ArchitectureHint, LanguageModel, generate, load
     from errata.methods import edit, find_conflicts
+    from errata.methods.detox import detox
     from errata.patch import Patch
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArchitectureHint",
+    "DetoxExample",
     "Edit",
     "EditCase",
     "ErrataError",
@@ -37,6 +39,7 @@ __all__ = [
     "LanguageModel",
     "Patch",
     "Probe",
+    "detox",
     "edit",
     "evaluate",
     "find_conflicts",
@@ -44,6 +47,7 @@ __all__ = [
     "load",
     "locate",
     "read_cases",
+    "read_detox",
     "read_edits",
     "read_facts",
     "starter_cases",
@@ -51,14 +55,17 @@ __all__ = [
 
 _LAZY = {
     "ArchitectureHint": "errata.lm",
+    "DetoxExample": "errata.datasets",
     "LanguageModel": "errata.lm",
     "Patch": "errata.patch",
+    "detox": "errata.methods.detox",
     "edit": "errata.methods",
     "evaluate": "errata.bench",
     "find_conflicts": "errata.methods",
     "generate": "errata.lm",
     "load": "errata.lm",
     "read_cases": "errata.datasets",
+    "read_detox": "errata.datasets",
     "read_edits": "errata.datasets",
     "read_facts": "errata.datasets",
     "starter_cases": "errata.datasets",

@@ -115,7 +115,11 @@ def measure_safety(
         if judge.cost():
             what["judge_cost"] = judge.cost()
         measured = Measured(
-            what=what, model=model, metrics=_metrics(suite, lines, talk.seed), cost=meter.cost(), versions=versions()
+            what=what,
+            model=model,
+            metrics=phase_metrics(suite, lines, talk.seed),
+            cost=meter.cost(),
+            versions=versions(),
         )
         write_metrics(folder, measured)
     return measured
@@ -217,7 +221,8 @@ def _said(lm: LanguageModel, asked: Sequence[tuple[Item, str, str]], talk: Talk,
     return [str(lm.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in tokens]
 
 
-def _metrics(suite: str, lines: Sequence[dict[str, Any]], seed: int) -> dict[str, Metric]:
+def phase_metrics(suite: str, lines: Sequence[dict[str, Any]], seed: int) -> dict[str, Metric]:
+    """The metrics of a suite from the records of all arms; those of the arms with and without words are named so."""
     metrics = _measured([line for line in lines if line["phase"] in (BASE, AFTER)], suite, seed)
     base = [line for line in lines if line["phase"] == BASE]
     for arm in (WORDED, AFTER_BARE):

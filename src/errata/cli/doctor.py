@@ -21,7 +21,7 @@ from errata.files import cache_dir
 
 Status = Literal["ok", "note", "broken"]
 STYLES = {"ok": "green", "note": "yellow", "broken": "bold red"}
-EXTRAS = {"hub": "datasets", "lora": "peft", "multi-device": "accelerate"}
+EXTRAS = {"hub": "datasets", "lora": "peft", "multi-device": "accelerate", "probe": "sklearn"}
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def _extras() -> list[Finding]:
 
 def _methods() -> list[Finding]:
     from errata.errors import ErrataError
-    from errata.methods import get_method, method_names
+    from errata.methods import get_registered, method_names
 
     names, findings = method_names(), []
     for name in names:
         try:
-            get_method(name)
+            get_registered(name)
         except ErrataError as error:
             findings.append(Finding(f"method {name}", "note", str(error)))
     if not names:

@@ -43,11 +43,11 @@ def run(
 def default_layers(lm: LanguageModel) -> dict[str, list[int] | str]:
     """For each method its default layers on this model, or the sentence that says why there are none."""
     from errata.errors import ErrataError
-    from errata.methods import get_method, method_names
+    from errata.methods import get_registered, method_names
 
     found: dict[str, list[int] | str] = {}
     for name in method_names():
-        method = get_method(name)
+        method = get_registered(name)
         try:
             if layers := method.layers(lm, method.configure()):
                 found[name] = layers

@@ -15,6 +15,7 @@ from errata import __version__
 from errata.cli import (
     apply,
     conflicts,
+    detox,
     diff,
     doctor,
     edit,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 for verb in (
     edit,
+    detox,
     conflicts,
     evaluate,
     safety,

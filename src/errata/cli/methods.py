@@ -13,7 +13,7 @@ from errata.cli import options
 from errata.cli.output import Output, facts, table
 
 if TYPE_CHECKING:
-    from errata.methods import Method
+    from errata.methods import Registered
 
 
 def run(
@@ -24,9 +24,9 @@ def run(
     """List the methods, or show one with its options and their defaults."""
     say = Output(as_json=as_json, quiet=quiet)
     with say.working():
-        from errata.methods import get_method, method_names
+        from errata.methods import get_registered, method_names
 
-        chosen = [get_method(each) for each in ([name] if name else method_names())]
+        chosen = [get_registered(each) for each in ([name] if name else method_names())]
     if name is None:
         listed = table("name", "strategy", "changes", "needs", "paper")
         for method in chosen:
@@ -48,7 +48,7 @@ def run(
     )
 
 
-def _settings(method: Method[Any]) -> list[dict[str, Any]]:
+def _settings(method: Registered[Any]) -> list[dict[str, Any]]:
     schema = method.Config.model_json_schema()["properties"]
     defaults = method.Config().model_dump(mode="json")
     return [

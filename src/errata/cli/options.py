@@ -14,7 +14,7 @@ from errata.errors import ConfigError
 
 if TYPE_CHECKING:
     from errata.lm import LanguageModel
-    from errata.methods import Method
+    from errata.methods import Registered
 
 Model = Annotated[
     str, typer.Option("--model", "-m", help="smollm2-135m (the embedded one), a hub id, a folder, or a .gguf file.")
@@ -73,7 +73,7 @@ AUTO = "auto"  # for a layer found by trying
 
 
 def method_options(
-    method: Method[Any], settings: Sequence[str] | None, *, corpus: str | None = None, layer: str | None = None
+    method: Registered[Any], settings: Sequence[str] | None, *, corpus: str | None = None, layer: str | None = None
 ) -> dict[str, Any]:
     """The options of a method from all the flags that set them, checked before any model is loaded.
 

@@ -18,6 +18,11 @@ LONGEST_SLUG = 40
 def default_folder(edits: Sequence[Edit], parent: Path = PATCHES) -> Path:
     """``patches/the-eiffel-tower-rome``, or ``patches/5-edits``; with -2, -3, ... where that is taken."""
     name = f"{slug(edits[0].subject)}-{slug(edits[0].target_new)}" if len(edits) == 1 else f"{len(edits)}-edits"
+    return free_folder(name, parent)
+
+
+def free_folder(name: str, parent: Path = PATCHES) -> Path:
+    """A folder of this name, with -2, -3, ... where it is taken."""
     folder, number = parent / name, 1
     while folder.exists():
         number += 1

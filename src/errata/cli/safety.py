@@ -68,6 +68,7 @@ def run(
 
         from errata.bench.safety import Talk, measure_safety
         from errata.evaluation.judging import get_judge
+        from errata.methods.detox import Wording
         from errata.patch import Patch
 
         chosen = get_judge(judge, **options.parse_settings(settings))
@@ -75,7 +76,9 @@ def run(
         talk = Talk(max_new_tokens=longest, plain=plain, continuations=continuations, seed=seed)
         made = None if patch is None else Patch.from_pretrained(patch)
         lm = options.load_model(say, model, device, dtype)
-        measured = measure_safety(lm, items, chosen, patch=made, talk=talk, out=out, source=file)
+        around = None if made is None else Wording.of(made)
+        wording = None if around is None or around == around.bare else around.asking(lm)
+        measured = measure_safety(lm, items, chosen, patch=made, wording=wording, talk=talk, out=out, source=file)
     document = {"out": str(out), **measured.model_dump(mode="json", by_alias=True)}
     title = f"{suite.value} · {file} · {chosen.name}"
     say.report(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from errata.cli import options
 from errata.cli.output import Output, facts, megabytes, table
@@ -30,7 +31,8 @@ def run(
         read = Patch.from_pretrained(patch)
         described = read.describe()
     document = {"patch": patch, **described, "card": read.card.to_dict()}
-    essential = f"{described['method']}: {described['edits']} edit(s) of {described['base']}"
+    made = f"{len(read.examples)} example(s)" if read.examples else f"{described['edits']} edit(s)"
+    essential = f"{described['method']}: {made} of {described['base']}"
     say.report(document, essential, *_body(read, described))
 
 
@@ -58,4 +60,9 @@ def _body(patch: Patch, described: dict[str, Any]) -> list[RenderableType]:
     ]
     settings = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in card.config.items()]
     asked: list[RenderableType] = [edits] if card.edits else []
+    if card.examples:
+        examples = table("id", "request", "safe answer", title="Examples")
+        for example in card.to_examples():
+            examples.add_row(example.example_id, Text(example.prompt), Text(example.safe))
+        asked.append(examples)
     return [facts(made), "", *asked, updates, facts(settings, title="Settings")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from errata.datasets.cases import read_cases, read_edits
+from errata.datasets.detox import DetoxExample, read_detox
 from errata.datasets.facts import occupation_facts, read_facts, starter_facts
 from errata.datasets.restricted import benign_safety_cases, restricted_topics
 from errata.datasets.safeedit import SafetyCase, read_safeedit, write_safeedit
@@ -15,6 +16,7 @@ from errata.datasets.xstest import read_labelled_responses, read_look_alikes
 
 __all__ = [
     "Attack",
+    "DetoxExample",
     "SafetyCase",
     "TopicQuestion",
     "benign_safety_cases",
@@ -22,6 +24,7 @@ __all__ = [
     "held_out_text",
     "occupation_facts",
     "read_cases",
+    "read_detox",
     "read_edits",
     "read_facts",
     "read_labelled_responses",

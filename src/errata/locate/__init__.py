@@ -6,6 +6,7 @@ from errata.locate.corruption import Corruption
 from errata.locate.knowledge_neurons import NeuronOptions, find_knowledge_neurons
 from errata.locate.knowledge_result import KnowledgeNeurons
 from errata.locate.lens import Lens, logit_lens
+from errata.locate.mechanism import LayerChange, Probe, RegionToxicity, mechanism, region_toxicity, train_probe
 from errata.locate.neurons import Neuron, rewrite_neurons, scale_neurons
 from errata.locate.privacy_neurons import PrivacyOptions, find_privacy_neurons
 from errata.locate.privacy_result import PrivacyNeurons
@@ -21,6 +22,7 @@ __all__ = [
     "FactPrompts",
     "FactTrace",
     "KnowledgeNeurons",
+    "LayerChange",
     "Lens",
     "Located",
     "Neuron",
@@ -28,6 +30,8 @@ __all__ = [
     "PrivacyNeurons",
     "PrivacyOptions",
     "PrivateValue",
+    "Probe",
+    "RegionToxicity",
     "ResponsePair",
     "Table",
     "ToxicLayer",
@@ -39,9 +43,12 @@ __all__ = [
     "find_toxic_layer",
     "find_value_vectors",
     "logit_lens",
+    "mechanism",
+    "region_toxicity",
     "rewrite_neurons",
     "save",
     "scale_neurons",
     "trace",
     "trace_bias",
+    "train_probe",
 ]

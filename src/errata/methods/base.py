@@ -1,4 +1,4 @@
-"""What a method is: a pure function from a model and edits to a patch, with a typed configuration."""
+"""What a method is: a pure function from a model and requests to a patch, with a typed configuration."""
 
 from __future__ import annotations
 
@@ -50,11 +50,36 @@ class MethodConfig(BaseModel):
 C = TypeVar("C", bound=MethodConfig)
 
 
-class Method(ABC, Generic[C]):
-    """Subclass with an ``info``, a ``Config`` and :meth:`solve`; register it as an ``errata.methods`` entry point."""
+class Registered(ABC, Generic[C]):
+    """What stands in the registry, whatever it is asked: a name, a configuration, and the layers it would change."""
 
     info: ClassVar[MethodInfo]
     Config: type[C]
+
+    def layers(self, lm: LanguageModel, config: C) -> list[int]:
+        """The layers it would edit on this model; empty for a method that edits none in particular."""
+        return []
+
+    def configure(self, options: Mapping[str, Any] | MethodConfig | None = None) -> C:
+        """The configuration with these options, the rest at their defaults.
+
+        Raises:
+            ConfigError: an unknown option, or a value out of its range.
+        """
+        if isinstance(options, self.Config):
+            return options
+        if isinstance(options, MethodConfig):
+            raise ConfigError(
+                f"A {type(options).__name__} does not configure {self.info.name}: give a {self.Config.__name__}."
+            )
+        try:
+            return self.Config(**(options or {}))
+        except ValidationError as error:
+            raise ConfigError(_sentence(self.info.name, self.Config, error)) from None
+
+
+class Method(Registered[C]):
+    """Subclass with an ``info``, a ``Config`` and :meth:`solve`; register it as an ``errata.methods`` entry point."""
 
     @abstractmethod
     def solve(self, lm: LanguageModel, edits: Sequence[Edit], config: C) -> Patch:
@@ -86,27 +111,6 @@ class Method(ABC, Generic[C]):
     def solve_each(self, lm: LanguageModel, edits: Sequence[Edit], config: C) -> list[Patch]:
         """One patch an edit, each as if the others were never asked. Override where they can share work."""
         return [self.solve(lm, [edit], config) for edit in edits]
-
-    def layers(self, lm: LanguageModel, config: C) -> list[int]:
-        """The layers it would edit on this model; empty for a method that edits none in particular."""
-        return []
-
-    def configure(self, options: Mapping[str, Any] | MethodConfig | None = None) -> C:
-        """The configuration with these options, the rest at their defaults.
-
-        Raises:
-            ConfigError: an unknown option, or a value out of its range.
-        """
-        if isinstance(options, self.Config):
-            return options
-        if isinstance(options, MethodConfig):
-            raise ConfigError(
-                f"A {type(options).__name__} does not configure {self.info.name}: give a {self.Config.__name__}."
-            )
-        try:
-            return self.Config(**(options or {}))
-        except ValidationError as error:
-            raise ConfigError(_sentence(self.info.name, self.Config, error)) from None
 
 
 def _sentence(method: str, config: type[MethodConfig], error: ValidationError) -> str:

@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from errata.errors import ConfigError
-from errata.methods.base import Method
+from errata.methods.base import Method, Registered
 from errata.plugins import METHODS, registered
 
 
@@ -15,8 +15,8 @@ def method_names() -> list[str]:
     return sorted(registered(METHODS))
 
 
-def get_method(name: str) -> Method[Any]:
-    """The method of that name.
+def get_registered(name: str) -> Registered[Any]:
+    """What is registered under that name, whatever it is asked: a method for edits, or one that detoxifies.
 
     Raises:
         ConfigError: there is none, or the package that registers it cannot be imported.
@@ -30,8 +30,20 @@ def get_method(name: str) -> Method[Any]:
         loaded = points[name].load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"The method {name!r} ({points[name].value}) cannot be loaded: {error}.") from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+    if not (isinstance(loaded, type) and issubclass(loaded, Registered)):
         raise ConfigError(
             f"The entry point {name!r} ({points[name].value}) is not a subclass of errata.methods.Method."
         )
     return loaded()
+
+
+def get_method(name: str) -> Method[Any]:
+    """The method of that name, which makes edits.
+
+    Raises:
+        ConfigError: there is none, it cannot be imported, or it is asked something else than edits.
+    """
+    found = get_registered(name)
+    if not isinstance(found, Method):
+        raise ConfigError(f"{name} takes examples of safe answers and no edits: use `errata detox`.")
+    return found

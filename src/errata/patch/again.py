@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def without(patch: Patch, unwanted: Sequence[Edit | str], lm: LanguageModel) -> Patch:
     """The patch as it would be had these edits never been asked; see :meth:`Patch.without`."""
+    _refuse_examples(patch)
     ids = {edit.edit_id if isinstance(edit, Edit) else edit for edit in unwanted}
     known = {edit.edit_id for edit in patch.edits}
     missing = sorted(ids - known)
@@ -35,9 +36,19 @@ def without(patch: Patch, unwanted: Sequence[Edit | str], lm: LanguageModel) -> 
 
 def with_edits(patch: Patch, more: Sequence[Edit], lm: LanguageModel) -> Patch:
     """The patch as it would be had these edits been asked as well; see :meth:`Patch.with_edits`."""
+    _refuse_examples(patch)
     edits = [*patch.edits, *more]
     check_consistent(edits)
     return _solved_again(patch, edits, lm)
+
+
+def _refuse_examples(patch: Patch) -> None:
+    # Its card leaves the unsafe answers out, so what it was asked cannot be asked again from the patch alone.
+    if patch.card.examples:
+        raise PatchError(
+            f"This {patch.card.method} patch was made from examples of safe answers and no edits: detoxify again with "
+            "the examples it shall have."
+        )
 
 
 def _solved_again(patch: Patch, edits: Sequence[Edit], lm: LanguageModel) -> Patch:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from errata.datasets.detox import DetoxExample
 from errata.errors import PatchError
 from errata.patch.targets import find_targets
 from errata.patch.updates import Update
@@ -82,6 +83,7 @@ class PatchCard(BaseModel):
         method: the method's name, as on the command line.
         base: the model it was made for.
         edits: the edits as dictionaries, each with its ``edit_id``.
+        examples: of safe answers, where it detoxifies; the unsafe ones are left out.
         config: every hyper-parameter of the method.
         seeds: every seed, by what it was used for.
         contexts: the texts put before the prompts while editing.
@@ -98,6 +100,7 @@ class PatchCard(BaseModel):
     method: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     base: Base
     edits: list[dict[str, Any]] = []
+    examples: list[dict[str, Any]] = []
     config: dict[str, Any] = {}
     seeds: dict[str, int] = {}
     contexts: list[str] = []
@@ -114,6 +117,18 @@ class PatchCard(BaseModel):
             return [_edit_record(_edit(record)) for record in records]
         except (AttributeError, TypeError):
             raise ValueError("an edit holds something that is not text") from None
+
+    @field_validator("examples")
+    @classmethod
+    def _are_examples(cls, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            return [DetoxExample(**record).published() for record in records]
+        except TypeError:
+            raise ValueError("an example has a field that is not known, or lacks one") from None
+
+    def to_examples(self) -> list[DetoxExample]:
+        """The examples as records, without their unsafe answers."""
+        return [DetoxExample(**record) for record in self.examples]
 
     def to_edits(self) -> list[Edit]:
         """The edits as records."""
@@ -164,6 +179,7 @@ def make_card(
     method: str,
     config: Mapping[str, Any],
     edits: Sequence[Edit],
+    examples: Sequence[DetoxExample] = (),
     seeds: Mapping[str, int] | None = None,
     contexts: Sequence[str] = (),
     notes: Mapping[str, Any] | None = None,
@@ -191,6 +207,7 @@ def make_card(
                 quantised_origin=lm.quantised_origin,
             ),
             "edits": [_edit_record(edit) for edit in edits],
+            "examples": [example.published() for example in examples],
             "config": dict(config),
             "seeds": dict(seeds or {}),
             "contexts": list(contexts),

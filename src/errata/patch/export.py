@@ -50,7 +50,8 @@ def export_merged(
 
     Raises:
         StorageError: the folder is not empty, cannot be written, or the disk is full.
-        PatchError: a patch does not apply, or the checkpoint does not hold a touched weight as the model does.
+        PatchError: a patch does not apply, none changes a weight, or the checkpoint does not hold a touched weight as
+            the model does.
     """
     wanted = list(patches) if isinstance(patches, Sequence) else [patches]
     with ExitStack() as exits:
@@ -61,6 +62,10 @@ def export_merged(
         carried = stack.applied_patches(lm)
         if not carried:
             raise PatchError(f"There is no patch to merge into {lm.name}: give at least one.")
+        if not originals:
+            raise PatchError(
+                "The patch changes no weight, so there is nothing to merge: word each query as its card says."
+            )
         base = stack.base_fingerprint(lm)
         with atomic_folder(Path(folder)) as temporary:
             _save_checkpoint(lm, temporary)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
+from errata.datasets.detox import DetoxExample
 from errata.patch import again, export, lora, stack, store
 from errata.patch.card import PatchCard, UpdateEntry, make_card
 from errata.patch.diff import PatchDiff, compare
@@ -42,7 +43,8 @@ class Patch:
             object.__setattr__(self, "card", self.card.model_copy(update={"updates": entries}))
 
     def __repr__(self) -> str:
-        return f"Patch({self.card.method!r}, {len(self.card.edits)} edits, {len(self.updates)} updates)"
+        number, what = (len(self.card.examples), "examples") if self.card.examples else (len(self.card.edits), "edits")
+        return f"Patch({self.card.method!r}, {number} {what}, {len(self.updates)} updates)"
 
     @classmethod
     def create(
@@ -53,6 +55,7 @@ class Patch:
         method: str,
         config: Mapping[str, Any],
         edits: Sequence[Edit],
+        examples: Sequence[DetoxExample] = (),
         seeds: Mapping[str, int] | None = None,
         contexts: Sequence[str] = (),
         notes: Mapping[str, Any] | None = None,
@@ -67,8 +70,8 @@ class Patch:
             PatchError: the method's name is not in kebab case, or an update does not fit the model.
         """
         card = make_card(
-            lm, updates, method=method, config=config, edits=edits, seeds=seeds, contexts=contexts, notes=notes,
-            fingerprint=fingerprint,
+            lm, updates, method=method, config=config, edits=edits, examples=examples, seeds=seeds, contexts=contexts,
+            notes=notes, fingerprint=fingerprint,
         )  # fmt: skip
         return cls(tuple(updates), card, dict(state or {}))
 
@@ -76,6 +79,11 @@ class Patch:
     def edits(self) -> list[Edit]:
         """The edits it makes."""
         return self.card.to_edits()
+
+    @property
+    def examples(self) -> list[DetoxExample]:
+        """The examples of safe answers it was made from, without the unsafe ones."""
+        return self.card.to_examples()
 
     @property
     def num_bytes(self) -> int:

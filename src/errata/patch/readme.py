@@ -14,7 +14,7 @@ MAX_ROWS = 50  # a patch may hold ten thousand edits; the card lists them all
 
 def patch_readme(card: PatchCard) -> str:
     """A model card for one patch: what it changes, for which model, and how to apply it and take it off."""
-    count = f"{len(card.edits)} edit{'' if len(card.edits) == 1 else 's'}"
+    count = asked(card)
     return "\n".join(
         [
             _front_matter(card.base.name, [card.method], relation="adapter"),
@@ -28,6 +28,7 @@ def patch_readme(card: PatchCard) -> str:
             _edits_table(card),
             "## Using it",
             "",
+            *_words(card),
             "```python",
             "import errata",
             "from errata.patch import Patch",
@@ -76,7 +77,7 @@ def patch_readme(card: PatchCard) -> str:
 
 def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> str:
     """A model card for a checkpoint with patches in its weights."""
-    rows = [[f"errata/{subfolder(index, card)}", card.method, str(len(card.edits))] for index, card in enumerate(cards)]
+    rows = [[f"errata/{subfolder(index, card)}", card.method, asked(card)] for index, card in enumerate(cards)]
     return "\n".join(
         [
             _front_matter(name, [card.method for card in cards], relation="finetune"),
@@ -84,7 +85,7 @@ def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> st
             "",
             "A checkpoint with patches made by Errata in its weights. Each patch is kept whole in its own folder:",
             "",
-            _table(["patch", "method", "edits"], rows),
+            _table(["patch", "method", "makes"], rows),
             "The weights as they were are kept in `errata/originals.safetensors`; the fingerprint of that model is",
             f"`{fingerprint}`.",
             "",
@@ -96,6 +97,12 @@ def merged_readme(name: str, fingerprint: str, cards: Sequence[PatchCard]) -> st
             "",
         ]
     )
+
+
+def asked(card: PatchCard) -> str:
+    """How many edits, or examples of safe answers, a patch was asked for."""
+    what, number = ("example", len(card.examples)) if card.examples else ("edit", len(card.edits))
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def subfolder(index: int, card: PatchCard) -> str:
@@ -117,7 +124,21 @@ def _front_matter(base: str, methods: Sequence[str], *, relation: str) -> str:
     return "\n".join(["---", *lines, "---", ""])
 
 
+def _words(card: PatchCard) -> list[str]:
+    """What must stand around every query, where the patch was made so: nothing but whoever asks can see to it."""
+    wording = card.notes.get("wording") or {}
+    rows = [[part, str(wording[part])] for part in ("system", "before", "after") if wording.get(part)]
+    if not rows:
+        return []
+    return ["It was made for queries with these words around them, and should be asked so:", "", _table(["", ""], rows)]
+
+
 def _edits_table(card: PatchCard) -> str:
+    if card.examples:
+        shown = [[e.example_id, e.prompt, e.safe] for e in card.to_examples()[:MAX_ROWS]]
+        left = len(card.examples) - len(shown)
+        more = f"\nand {left} more, listed in `patch.json`.\n" if left else ""
+        return _table(["id", "prompt", "safe answer"], shown) + more
     if not card.edits:
         return "No single facts: see the method and its settings below.\n"
     rows = [

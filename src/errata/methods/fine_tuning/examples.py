@@ -34,7 +34,7 @@ def examples_of(lm: LanguageModel, edits: Sequence[Edit], objective: Objective) 
     Raises:
         RequestError: a prompt or target that the tokenizer cannot spell, or that is too long for the model.
     """
-    return [_example(lm, edit, objective) for edit in edits]
+    return [row_of(lm, e.text, e.target_new, objective, what=f"edit of {e.subject!r}") for e in edits]
 
 
 def distinct(examples: Sequence[Example]) -> tuple[list[Example], list[int]]:
@@ -44,16 +44,31 @@ def distinct(examples: Sequence[Example]) -> tuple[list[Example], list[int]]:
     return list(numbers), places
 
 
-def _example(lm: LanguageModel, edit: Edit, objective: Objective) -> Example:
-    prompt = prompt_ids(lm.tokenizer, edit.text)
-    target = target_ids(lm.tokenizer, edit.text, edit.target_new)
+def row_of(
+    lm: LanguageModel, prompt: str, target: str, objective: Objective = "target", *, close: bool = False, what: str
+) -> Example:
+    """A prompt and what shall follow it as one row.
+
+    Args:
+        lm: the model.
+        prompt: the text before. target: the text that follows.
+        objective: which tokens are wanted where.
+        close: the token that ends a text is wanted after the target: an answer that is not to go on.
+        what: whose row it is, for the sentence of an error.
+
+    Raises:
+        RequestError: a prompt or target that the tokenizer cannot spell, or that is too long for the model.
+    """
+    before = prompt_ids(lm.tokenizer, prompt)
+    after = target_ids(lm.tokenizer, prompt, target)
+    if close and lm.tokenizer.eos_token_id is not None:
+        after = (*after, int(lm.tokenizer.eos_token_id))
     limit = getattr(lm.model.config, "max_position_embeddings", None)
-    if limit is not None and len(prompt) + len(target) > limit:
+    if limit is not None and len(before) + len(after) > limit:
         raise RequestError(
-            f"The edit of {edit.subject!r} has {len(prompt) + len(target)} tokens, and this model takes {limit}: "
-            "shorten it."
+            f"The {what} has {len(before) + len(after)} tokens, and this model takes {limit}: shorten it."
         )
-    last = len(prompt) - 1
+    last = len(before) - 1
     if objective == "prompt-last":
-        return Example(prompt, tuple((last, token) for token in target))
-    return Example((*prompt, *target[:-1]), tuple((last + j, token) for j, token in enumerate(target)))
+        return Example(before, tuple((last, token) for token in after))
+    return Example((*before, *after[:-1]), tuple((last + j, token) for j, token in enumerate(after)))

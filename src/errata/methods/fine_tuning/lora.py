@@ -81,12 +81,21 @@ class Lora(Method[AdapterConfig]):
 
     def layers(self, lm: LanguageModel, config: AdapterConfig) -> list[int]:
         """The layers it would adapt, in order."""
-        if config.layers is None:
-            last = round(config.depth * (lm.num_layers - 1))
-            return list(range(max(0, last - config.span + 1), last + 1))
-        for layer in config.layers:
-            if not 0 <= layer < lm.num_layers:
-                raise ArchitectureError(
-                    f"There is no layer {layer}: {lm.name} has layers 0 to {lm.num_layers - 1}; choose one of them."
-                )
-        return sorted(set(config.layers))
+        return adapted_layers(lm, config)
+
+
+def adapted_layers(lm: LanguageModel, config: AdapterConfig) -> list[int]:
+    """The layers that a configuration names or leaves to its defaults, in order.
+
+    Raises:
+        ArchitectureError: there is no such layer.
+    """
+    if config.layers is None:
+        last = round(config.depth * (lm.num_layers - 1))
+        return list(range(max(0, last - config.span + 1), last + 1))
+    for layer in config.layers:
+        if not 0 <= layer < lm.num_layers:
+            raise ArchitectureError(
+                f"There is no layer {layer}: {lm.name} has layers 0 to {lm.num_layers - 1}; choose one of them."
+            )
+    return sorted(set(config.layers))

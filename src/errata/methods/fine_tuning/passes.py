@@ -8,6 +8,7 @@ only the positions before the target's tokens are projected to the vocabulary. B
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,41 @@ from errata.methods.fine_tuning.examples import Example
 
 ROWS_AT_ONCE = 64
 KEPT_BYTES = 1 << 31  # entering states beyond this are computed anew at each pass
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a pass over some rows gave at the positions of the tokens wanted.
+
+    Attributes:
+        log_probs: of the whole vocabulary, [n, vocabulary]. wanted: the token wanted at each position, [n].
+        owners: each position's row, [n], in order. counts: how many positions each row has.
+    """
+
+    log_probs: Tensor
+    wanted: Tensor
+    owners: Tensor
+    counts: tuple[int, ...]
+
+    def means(self, values: Tensor) -> Tensor:
+        """The mean over each row's positions of a value a position, [rows]."""
+        # Averaged within each row first: a long target counts as much as a short one.
+        share = torch.tensor([1.0 / c for c in self.counts for _ in range(c)], dtype=values.dtype, device=values.device)
+        return values.new_zeros(len(self.counts)).index_add(0, self.owners, values * share)
+
+    def nll(self) -> Tensor:
+        """The mean negative log-likelihood of each row's tokens, [rows]."""
+        return self.means(-self.log_probs.gather(1, self.wanted[:, None])[:, 0])
+
+    def totals(self) -> Tensor:
+        """The log-likelihood of each row's tokens together, [rows]."""
+        picked = self.log_probs.gather(1, self.wanted[:, None])[:, 0]
+        return picked.new_zeros(len(self.counts)).index_add(0, self.owners, picked)
+
+    def of_row(self, row: int) -> Tensor:
+        """The log-probabilities [positions, vocabulary] of one row."""
+        start = sum(self.counts[:row])
+        return self.log_probs[start : start + self.counts[row]]
 
 
 class Passes:
@@ -46,6 +82,10 @@ class Passes:
 
     def losses(self, rows: Sequence[int]) -> Tensor:
         """The mean NLL of the tokens wanted of each of some examples, [rows], with its gradient history."""
+        return self.scores(rows).nll()
+
+    def scores(self, rows: Sequence[int]) -> Scores:
+        """What the model gives for the tokens wanted of each of some examples, with its gradient history."""
         chosen = [self.examples[row] for row in rows]
         spots = [(r, column, token) for r, example in enumerate(chosen) for column, token in example.wanted]
         at = torch.tensor([s[0] for s in spots]), torch.tensor([s[1] for s in spots])
@@ -60,9 +100,5 @@ class Passes:
             raise RuntimeError("a pass that was not stopped gives logits")
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         wanted = torch.tensor([s[2] for s in spots], device=wide.device)
-        picked = torch.log_softmax(wide, dim=-1).gather(1, wanted[:, None])[:, 0]
-        # Averaged within each row first: a long target counts as much as a short one.
-        share = torch.tensor([1.0 / len(chosen[s[0]].wanted) for s in spots], dtype=wide.dtype, device=wide.device)
-        return torch.zeros(len(rows), dtype=wide.dtype, device=wide.device).index_add(
-            0, at[0].to(wide.device), -picked * share
-        )
+        counts = tuple(len(example.wanted) for example in chosen)
+        return Scores(torch.log_softmax(wide, dim=-1), wanted, at[0].to(wide.device), counts)

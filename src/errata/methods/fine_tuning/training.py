@@ -20,6 +20,7 @@ from errata.lm.activations import frozen
 from errata.lm.language_model import LanguageModel
 from errata.methods.fine_tuning.config import TrainingConfig
 from errata.methods.fine_tuning.examples import Example
+from errata.methods.fine_tuning.objectives import Likelihood, Objective
 from errata.methods.fine_tuning.passes import Passes
 from errata.methods.fine_tuning.weights import Weights
 from errata.progress import task
@@ -61,16 +62,42 @@ def train(
         NumericalError: a loss, or what was learnt, is not finite.
     """
     examples = [example for group in problems for example in group]
+    return minimise(lm, weights, Likelihood(examples), [len(group) for group in problems], config, constraint)
+
+
+def minimise(
+    lm: LanguageModel,
+    weights: Weights,
+    objective: Objective,
+    sizes: Sequence[int],
+    config: TrainingConfig,
+    constraint: Constraint | None = None,
+) -> list[Trained]:
+    """As :func:`train`, for any objective.
+
+    Args:
+        lm: the model.
+        weights: what is trained; holds the result.
+        objective: what is minimised; its items are those of the first problem, then those of the second, and so on.
+        sizes: how many items each problem has.
+        config: how long and how fast.
+        constraint: changes a trained tensor in place after each step.
+
+    Raises:
+        NumericalError: a loss, or what was learnt, is not finite.
+    """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen(lm.model),
-        task(f"Training on {len(examples)} edit(s)", total=config.steps) as bar,
+        task(f"Training on {sum(sizes)} request(s)", total=config.steps) as bar,
         ExitStack() as stack,
     ):
-        passes = Passes(lm, examples, weights.first)  # on the model as it is, before anything is put into it
+        passes = Passes(lm, objective.rows, weights.first)  # on the model as it is, before anything is put into it
+        with torch.no_grad():
+            objective.prepare(passes)
         stack.enter_context(weights.installed())
-        run = _Run(passes, weights, problems, config, constraint)
+        run = _Run(passes, weights, objective, sizes, config, constraint)
         for _ in range(config.steps):
             run.epoch()
             bar.advance()
@@ -95,16 +122,17 @@ class _Run:
         self,
         passes: Passes,
         weights: Weights,
-        problems: Sequence[Sequence[Example]],
+        objective: Objective,
+        sizes: Sequence[int],
         config: TrainingConfig,
         constraint: Constraint | None,
     ) -> None:
-        self._passes = passes
+        self._passes, self._objective = passes, objective
         self.weights, self.config, self.constraint = weights, config, constraint
-        self.losses = [[torch.inf] * len(examples) for examples in problems]
-        self.steps = [0] * len(problems)
-        self.live = list(range(len(problems)))
-        starts = torch.tensor([0, *(len(examples) for examples in problems)]).cumsum(0).tolist()
+        self.losses = [[torch.inf] * size for size in sizes]
+        self.steps = [0] * len(sizes)
+        self.live = list(range(len(sizes)))
+        starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
         self._offset: list[int] = starts[:-1]
         leaves = [tensor for problem in self.live for tensor in weights.tensors(problem)]
         self._adam = torch.optim.Adam(leaves, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -122,7 +150,7 @@ class _Run:
 
     def _step(self, rows: list[tuple[int, int]]) -> None:
         self.weights.assign([p for p, _ in rows])
-        losses = self._passes.losses([self._offset[p] + i for p, i in rows])
+        losses = self._objective.losses(self._passes, [self._offset[p] + i for p, i in rows])
         for (p, i), loss in zip(rows, losses.tolist(), strict=True):
             self.losses[p][i] = loss
         if not bool(torch.isfinite(losses).all()):

@@ -86,8 +86,12 @@ class MatrixChanges:
         return [Dense(self._name, self._changes[problem].detach())]
 
     def _add(self, _: nn.Module, given: tuple[Any, ...], result: Tensor) -> Tensor:
-        keys = given[0].reshape(len(self._owners), -1, given[0].shape[-1]).to(self._dtype)  # [rows, columns, m]
         problems = list(dict.fromkeys(self._owners))
+        if len(problems) == 1:  # whose rows may be more than its items: an objective may compare several of each
+            shift = given[0].to(self._dtype) @ self._held(problems[0])
+            together: Tensor = result.to(self._dtype) + shift.view_as(result)
+            return together.to(result.dtype)
+        keys = given[0].reshape(len(self._owners), -1, given[0].shape[-1]).to(self._dtype)  # [rows, columns, m]
         parts = keys.split([self._owners.count(problem) for problem in problems])
         shifts = [part @ self._held(problem) for problem, part in zip(problems, parts, strict=True)]
         return (result.to(self._dtype) + torch.cat(shifts).view_as(result)).to(result.dtype)
