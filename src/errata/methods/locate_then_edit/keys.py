@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from errata.lm.forward import SplitBatch
 from errata.lm.language_model import LanguageModel
-from errata.methods.locate_then_edit.rewrites import Rewrite
+from errata.methods.locate_then_edit.rewrites import Rewrite, Row
 
 ROWS_AT_ONCE = 256
 KEPT_BYTES = 1 << 30  # of hidden states below the edited layers; past that they are computed again when asked
@@ -32,7 +33,8 @@ class KeySweep:
 
     Everything below the first edited layer is computed once and kept; each question then runs only the blocks from
     there to the layer asked, so n edits of r layers cost one lower pass and not 2r whole ones. Where the edits are so
-    many that what is kept would fill the memory, the rest is computed from the bottom at each question.
+    many that what is kept would fill the memory, the rest is computed from the bottom at each question. An opening
+    that stands before all edits runs once a question, and not once an edit.
 
     Args:
         lm: the model, whose edited weights may change between questions.
@@ -42,21 +44,29 @@ class KeySweep:
 
     def __init__(self, lm: LanguageModel, rewrites: Sequence[Rewrite], first: int) -> None:
         self.lm, self.first, self.contexts, self.edits = lm, first, len(rewrites[0].prompts), len(rewrites)
-        rows = [row for rewrite in rewrites for row in rewrite.key_rows()]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-        self._chunks: list[tuple[list[int], SplitBatch, Tensor, Tensor | None]] = []
-        entry, kept = lm.architecture.blocks[first].path, 0
+        self._rows = [row for rewrite in rewrites for row in rewrite.key_rows()]
+        self._openings = [_opening(self._rows[context :: self.contexts]) for context in range(self.contexts)]
+        own = [len(row.ids) - len(self._openings[i % self.contexts]) for i, row in enumerate(self._rows)]
+        order = sorted(range(len(own)), key=own.__getitem__)
+        self._chunks: list[tuple[list[int], Tensor | None]] = []
+        entry, kept, shared = lm.architecture.blocks[first].path, 0, self._shared()
         for at in range(0, len(order), ROWS_AT_ONCE):
-            chosen = order[at : at + ROWS_AT_ONCE]
-            batch = SplitBatch(lm, [rows[i].ids for i in chosen])
-            lookup = torch.tensor([rows[i].lookup for i in chosen], device=lm.device)
-            entering = None
+            chosen, entering = order[at : at + ROWS_AT_ONCE], None
             if kept < KEPT_BYTES:
                 with torch.no_grad():
-                    _, seen = batch.run(inputs=[entry], stop=entry, stop_before=True)
+                    _, seen = self._batch(shared, chosen).run(inputs=[entry], stop=entry, stop_before=True)
                 entering = seen.inputs[entry]
                 kept += entering.nbytes
-            self._chunks.append((chosen, batch, lookup, entering))
+            self._chunks.append((chosen, entering))
+
+    def _shared(self) -> SplitBatch:
+        """The openings, each a row; their keys and values are those of the weights as they are now."""
+        return SplitBatch(self.lm, self._openings, [max(0, len(opening) - 1) for opening in self._openings])
+
+    def _batch(self, shared: SplitBatch, chosen: Sequence[int]) -> SplitBatch:
+        contexts = [i % self.contexts for i in chosen]
+        rest = [self._rows[i].ids[len(self._openings[c]) :] for i, c in zip(chosen, contexts, strict=True)]
+        return shared.branch(contexts, rest)
 
     def keys(self, layer: int) -> Tensor:
         """Input of W at the subject in each context, [edits, contexts, m] float32."""
@@ -86,14 +96,15 @@ class KeySweep:
         self, *, inputs: Sequence[str] = (), outputs: Sequence[str] = (), stop: str, bare_only: bool = False
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """For each batch the rows it holds, and what the modules take (or give) at their subjects, [rows, width]."""
-        for chosen, whole, all_lookups, all_entries in self._chunks:
+        shared = self._shared()
+        for chosen, entering in self._chunks:
             keep = [i for i, row in enumerate(chosen) if not bare_only or row % self.contexts == 0]
             if not keep:
                 continue
-            every = len(keep) == len(chosen)
-            batch = whole if every else whole.select(keep)
-            lookup = all_lookups if every else all_lookups[keep]
-            entry = all_entries if every or all_entries is None else all_entries[keep]
+            rows = [chosen[i] for i in keep]
+            batch = self._batch(shared, rows)
+            columns = [batch.column(i, self._rows[row].lookup) for i, row in enumerate(rows)]
+            entry = None if entering is None else entering[keep][:, : batch.ids.shape[1]]
             start = 0 if entry is None else self.first
             with torch.no_grad():
                 _, seen = batch.run(
@@ -102,11 +113,18 @@ class KeySweep:
             found = {}
             for path, tensor in {**seen.inputs, **seen.outputs}.items():
                 shaped = tensor.reshape(*batch.ids.shape, -1)
-                found[path] = shaped[torch.arange(len(keep), device=shaped.device), lookup.to(shaped.device)].float()
-            yield [chosen[i] for i in keep], found
+                found[path] = shaped[range(len(rows)), columns].float()
+            yield rows, found
 
     def _stacked(self, passes: Iterator[tuple[list[int], dict[str, Tensor]]], path: str) -> Tensor:
         """One module's rows in the order of the edits, [edits, rows an edit, width]."""
         found = {row: value for rows, seen in passes for row, value in zip(rows, seen[path], strict=True)}
         stacked = torch.stack([found[row] for row in sorted(found)])
         return stacked.view(self.edits, -1, stacked.shape[-1])
+
+
+def _opening(rows: Sequence[Row]) -> tuple[int, ...]:
+    """The tokens that all rows of a context begin with, the subject's last token never among them."""
+    shortest = min(row.lookup for row in rows)
+    columns = zip(*(row.ids[:shortest] for row in rows), strict=True)
+    return tuple(ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, columns))
