@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,14 +18,6 @@ from errata.testing import tiny
 
 FACT = {"--prompt": "{} is located in", "--subject": "The Eiffel Tower", "--target": "Rome"}
 QUICK = ("--corpus", "identity", "--set", "contexts=1", "--layer", "1")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    for part in tiny("llama"):
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -206,10 +199,10 @@ def test_a_truncated_patch(refused, model, patch, tmp_path, verb):
 
 @pytest.mark.parametrize("form", ["lora", "merged"])
 def test_a_patch_of_another_base(refused, model, patch, tmp_path, form):
-    weights = load_file(model / "model.safetensors")
+    weights = load_file(Path(model) / "model.safetensors")
     other = tmp_path / "other"
     other.mkdir()
-    for file in model.iterdir():
+    for file in Path(model).iterdir():
         (other / file.name).write_bytes(file.read_bytes())
     weights["lm_head.weight"][0, 0] += 1
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})

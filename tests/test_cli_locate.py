@@ -9,18 +9,9 @@ import pytest
 import errata
 from errata.cli import main
 from errata.evaluation.schema import read_metrics
-from errata.testing import tiny
 
 QUICK = ("--samples", "2", "--window", "2")
 PROMPT = ("--prompt", "{} is the capital of", "--subject", "Rome")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    for part in tiny("llama"):
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import errata
-from errata.cli import main
 from errata.patch import Patch
-from errata.testing import tiny
 
 FILES = ("metrics.json", "records.jsonl", "index.html")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    for part in tiny("llama"):
-        part.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    """Run a verb of ``errata locate`` in an empty folder; gives (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as leaving:
-            main.run(["locate", *(str(argument) for argument in arguments)])
-        seen = capsys.readouterr()
-        return leaving.value.code, seen.out, seen.err
-
-    return call
+def locate(cli):
+    """Run a verb of ``errata locate`` in an empty folder."""
+    return partial(cli, "locate")
 
 
 def left(folder, name):
@@ -49,8 +31,8 @@ def write(path, *records):
     return path
 
 
-def test_neurons_of_one_fact_with_a_patch(cli, model):
-    code, out, err = cli(
+def test_neurons_of_one_fact_with_a_patch(locate, model):
+    code, out, err = locate(
         "neurons", "-m", model, "-o", "out", "--prompt", "The capital of Italy is",
         "--prompt", "Italy has its capital in", "--answer", "Rome",
         "--steps", 4, "--share", 0.4, "--effects", "--patch", "patch",
@@ -68,17 +50,17 @@ def test_neurons_of_one_fact_with_a_patch(cli, model):
             assert bool((lm.weight(found["layer"])[:, found["index"]] == 0).all())
 
 
-def test_neurons_of_a_file_and_of_the_starter_cases_as_json(cli, model):
+def test_neurons_of_a_file_and_of_the_starter_cases_as_json(locate, model):
     fact = {"fact_id": "a", "prompts": ["Rome is in", "The city of Rome is in"], "answer": "Italy"}
     facts = write("facts.jsonl", fact)
-    code, out, _ = cli("neurons", "-m", model, "-o", "one", "--facts", facts, "--steps", 2, "--json")
+    code, out, _ = locate("neurons", "-m", model, "-o", "one", "--facts", facts, "--steps", 2, "--json")
     assert code == 0
     document = json.loads(out)
     assert document["what"]["verb"] == "locate neurons"
     assert document["metrics"]["neurons_per_fact"]["n"] == 1
-    code, out, _ = cli("neurons", "-m", model, "-o", "two", "--limit", 2, "--steps", 2, "--quiet")
+    code, out, _ = locate("neurons", "-m", model, "-o", "two", "--limit", 2, "--steps", 2, "--quiet")
     assert (code, out.strip()) == (0, "two")
-    code, _, err = cli(
+    code, _, err = locate(
         "neurons", "-m", model, "-o", "three", "--limit", 1, "--steps", 2, "--share", 0, "--by-activation",
         "--patch", "p", "--operation", "amplify", "--factor", 3,
     )  # fmt: skip
@@ -86,46 +68,46 @@ def test_neurons_of_a_file_and_of_the_starter_cases_as_json(cli, model):
     assert Patch.from_pretrained("p").card.config["factor"] == 3
 
 
-def test_values_by_words_neurons_and_peak(cli, model):
+def test_values_by_words_neurons_and_peak(locate, model):
     Path("words.txt").write_text("Rome\n\nParis\n")
-    code, out, err = cli("values", "-m", model, "-o", "a", "--words", "words.txt", "--word", "London", "--limit", 3)
+    code, out, err = locate("values", "-m", model, "-o", "a", "--words", "words.txt", "--word", "London", "--limit", 3)
     assert code == 0, err
     assert left("a", "values")["what"]["words"] == ["London", "Rome", "Paris"]
-    assert cli("values", "-m", model, "-o", "b", "--word", "Rome", "--concept", "--layer", 1, "--no-gain")[0] == 0
-    code, out, _ = cli("values", "-m", model, "-o", "c", "--neuron", "1:5", "--neuron", "0:2", "--patch", "p")
+    assert locate("values", "-m", model, "-o", "b", "--word", "Rome", "--concept", "--layer", 1, "--no-gain")[0] == 0
+    code, out, _ = locate("values", "-m", model, "-o", "c", "--neuron", "1:5", "--neuron", "0:2", "--patch", "p")
     assert code == 0
     assert "1:5" in out
     assert sum(update.rank for update in Patch.from_pretrained("p").updates) == 2
-    assert cli("values", "-m", model, "-o", "d", "--limit", 2, "--json")[0] == 0
+    assert locate("values", "-m", model, "-o", "d", "--limit", 2, "--json")[0] == 0
 
 
-def test_lens(cli, model):
-    code, out, err = cli("lens", "-m", model, "-o", "l", "--prompt", "The capital of Italy is", "--answer", "Rome")
+def test_lens(locate, model):
+    code, out, err = locate("lens", "-m", model, "-o", "l", "--prompt", "The capital of Italy is", "--answer", "Rome")
     assert code == 0, err
     assert "P(Rome)" in out
     assert len(left("l", "lens")["layers"]) == 4
 
 
-def test_toxic_layer(cli, model):
+def test_toxic_layer(locate, model):
     pairs = write(
         "pairs.jsonl",
         {"safe": "I will not speak about paper.", "unsafe": "Fold the paper in the middle."},
         {"safe": "I would rather not say.", "unsafe": "The river is wide."},
     )
-    code, out, err = cli("toxic-layer", "-m", model, "-o", "t", "--file", pairs, "--pool", "mean")
+    code, out, err = locate("toxic-layer", "-m", model, "-o", "t", "--file", pairs, "--pool", "mean")
     assert code == 0, err
     assert "*" in out
     assert left("t", "toxic-layer")["what"]["pool"] == "mean"
-    assert cli("toxic-layer", "-m", model, "-o", "u", "--safe", "no", "--unsafe", "yes", "--json")[0] == 0
+    assert locate("toxic-layer", "-m", model, "-o", "u", "--safe", "no", "--unsafe", "yes", "--json")[0] == 0
 
 
-def test_privacy(cli, model):
+def test_privacy(locate, model):
     values = write(
         "values.jsonl",
         {"value_id": "t", "prompt": "The house of Tilda Marrow has the number", "value": "555 01 17"},
         {"value_id": "o", "text": "Orm Vesterby may be found at 555 01 42 by day", "value": "555 01 42"},
     )
-    code, _, err = cli(
+    code, _, err = locate(
         "privacy", "-m", model, "-o", "p", "--file", values, "--steps", 2, "--effects", "--patch", "q", "--factor", 0.5
     )
     assert code == 0, err
@@ -185,14 +167,14 @@ def test_privacy(cli, model):
         ("privacy", "--prompt", "The number is", "--value", "5", "--factor", "0.5"),
     ],
 )
-def test_bad_input_is_one_sentence_and_leaves_nothing(cli, model, arguments):
+def test_bad_input_is_one_sentence_and_leaves_nothing(locate, model, arguments):
     Path("empty.jsonl").write_text("\n")
     Path("bad.jsonl").write_text('{"prompts": ["a"], "prompt": "x", "value": "y"}\n{"prompts": \n')
     write("pairs.jsonl", {"safe": "a", "unsafe": "b"}, {"safe": "c", "unsafe": "c"})
     Path("full").mkdir()
     Path("full/file").write_text("x")
     before = sorted(Path().rglob("*"))
-    code, out, err = cli(*arguments, "-m", model, "-o", "out", "--json")
+    code, out, err = locate(*arguments, "-m", model, "-o", "out", "--json")
     assert code == 2
     sentence = json.loads(out)["error"]
     assert sentence.endswith((".", "`."))
