@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,9 @@ from errata.cli import options
 from errata.cli.output import Output, facts, table
 
 if TYPE_CHECKING:
-    from errata.methods import Registered
+    from rich.table import Table
+
+    from errata.methods import MethodInfo, Registered
 
 
 def run(
@@ -28,11 +31,8 @@ def run(
 
         chosen = [get_registered(each) for each in ([name] if name else method_names())]
     if name is None:
-        listed = table("name", "strategy", "changes", "needs", "paper")
-        for method in chosen:
-            info = method.info
-            listed.add_row(Text(info.name, style="bold"), info.strategy, info.changes, info.needs, info.paper)
-        say.report([asdict(method.info) for method in chosen], "\n".join(method.info.name for method in chosen), listed)
+        names = "\n".join(method.info.name for method in chosen)
+        say.report([asdict(method.info) for method in chosen], names, *_listed([method.info for method in chosen]))
         return
     info, settings = chosen[0].info, _settings(chosen[0])
     shown = table("option", "default", "what it does", title="Options (--set option=value)")
@@ -46,6 +46,19 @@ def run(
         "",
         shown,
     )
+
+
+def _listed(infos: Sequence[MethodInfo]) -> list[Table]:
+    """One table a strategy, so that a row has room on a narrow terminal."""
+    listed = []
+    for strategy in dict.fromkeys(info.strategy for info in infos):
+        rows = table("name", "changes", "needs", "paper", title=strategy.capitalize())
+        rows.columns[0].no_wrap = True
+        for info in infos:
+            if info.strategy == strategy:
+                rows.add_row(Text(info.name, style="bold"), info.changes, info.needs, info.paper)
+        listed.append(rows)
+    return listed
 
 
 def _settings(method: Registered[Any]) -> list[dict[str, Any]]:
