@@ -20,7 +20,7 @@ import errata
 from errata.bench.evaluate import without_contradictions
 from errata.datasets import held_out_text
 from errata.evaluation.editing import Measures, score_cases
-from errata.evaluation.schema import CostMeter, Measured, Metric, read_metrics, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, model_record, read_metrics, versions, write_metrics
 from errata.evaluation.summary import perplexity_metrics, summarise
 from errata.lm import LanguageModel
 from errata.lm.scoring import window_nlls
@@ -82,7 +82,7 @@ def run(editor: str, options: argparse.Namespace, cases: Sequence[EditCase]) -> 
                 metrics |= checkpoint(lm, cases[:stop], base, before)
                 print(editor, stop, {k: round(m.value or 0, 3) for k, m in metrics.items() if k.endswith(f"@{stop}")})
         what = {"verb": "collapse", "method": method, "config": config, "most": len(cases), "step": STEP}
-        model = {"name": lm.name, "fingerprint": errata.patch.base_fingerprint(lm), "dtype": str(lm.dtype)}
+        model = model_record(lm, fingerprint=errata.patch.base_fingerprint(lm))
         write_metrics(place, Measured(what=what, model=model, metrics=metrics, cost=meter.cost(), versions=versions()))
 
 

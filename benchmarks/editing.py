@@ -38,7 +38,7 @@ from torch import nn
 import errata
 from errata.datasets import held_out_text, read_cases
 from errata.evaluation.editing import Measures, score_cases
-from errata.evaluation.schema import CostMeter, Measured, Metric, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, model_record, versions, write_metrics
 from errata.evaluation.summary import summarise
 from errata.lm import LanguageModel
 from errata.lm.tokens import encode
@@ -97,7 +97,7 @@ def main() -> None:
             metrics |= evaluation(lm, cases)
     measured = Measured(
         what={"verb": "benchmark editing", "cases": options.cases, "limit": len(cases), "only": list(options.only)},
-        model={"name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch.")},
+        model=model_record(lm),
         metrics=metrics,
         cost=meter.cost(),
         versions=versions(),

@@ -24,7 +24,7 @@ import errata
 from errata.bench.protocols import CHUNK, SINGLE_TOKENS
 from errata.datasets import held_out_text, read_cases
 from errata.evaluation.editing import ANSWER_TOKENS, Measures, score_cases
-from errata.evaluation.schema import CostMeter, Measured, Metric, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, model_record, versions, write_metrics
 from errata.lm import LanguageModel
 from errata.lm.decoding import Decoding, Ending
 from errata.lm.scoring import perplexity_of, window_nlls_by_tag
@@ -51,7 +51,7 @@ def main() -> None:
         found = measure(lm, read_cases(options.cases, limit=options.limit))
     measured = Measured(
         what={"verb": "benchmark evaluation", "cases": options.cases, "limit": options.limit, "window": WINDOW},
-        model={"name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch.")},
+        model=model_record(lm),
         metrics={name: Metric(value=value, low=None, high=None, n=options.limit) for name, value in found.items()},
         cost=meter.cost(),
         versions=versions(),

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import errata
-from errata.evaluation.schema import CostMeter, Measured, Metric, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, model_record, versions, write_metrics
 from errata.lm import LanguageModel
 from errata.lm.activations import frozen, hidden_of
 from errata.lm.products import fast_products
@@ -50,7 +50,7 @@ def main() -> None:
         found = measure(lm, fact, options.cells)
     measured = Measured(
         what={"verb": "benchmark tracing", "prompt": fact.text, "subject": fact.subject, "samples": SAMPLES},
-        model={"name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch.")},
+        model=model_record(lm),
         metrics={name: Metric(value=value, low=None, high=None, n=1) for name, value in found.items()},
         cost=meter.cost(),
         versions=versions(),

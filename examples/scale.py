@@ -22,7 +22,7 @@ import errata
 from errata.bench.evaluate import without_contradictions
 from errata.datasets import held_out_text
 from errata.evaluation.editing import Measures, score_cases
-from errata.evaluation.schema import CostMeter, Measured, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, model_record, versions, write_metrics
 from errata.evaluation.summary import perplexity_metrics, summarise
 from errata.lm.scoring import window_nlls
 from errata.patch import Patch, base_fingerprint
@@ -85,7 +85,7 @@ def main() -> None:
         found = metrics[name]
         say(f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}], n {found.n}, unedited {found.base:.3f}")
     what = {"verb": "scale", "method": options.method, "config": config, "n": len(cases), "batch_size": step}
-    model = {"name": lm.name, "fingerprint": base_fingerprint(lm), "dtype": str(lm.dtype)}
+    model = model_record(lm, fingerprint=base_fingerprint(lm))
     cost = meter.cost(len(cases))
     say(f"all: {cost.cpu_seconds:.0f} CPU s, {cost.wall_seconds:.0f} s, peak {cost.peak_mb:.0f} MB")
     write_metrics(options.out, Measured(what=what, model=model, metrics=metrics, cost=cost, versions=versions()))

@@ -20,7 +20,7 @@ from errata.datasets.safeedit import SafetyCase
 from errata.errors import ConfigError
 from errata.evaluation.judging import Judge
 from errata.evaluation.safety import AFTER, BASE, attacks_by_number
-from errata.evaluation.schema import CostMeter, Measured, RecordWriter, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, RecordWriter, model_record, versions, write_metrics
 from errata.lm.activations import evaluating
 from errata.lm.language_model import LanguageModel
 from errata.methods.detox import DEFAULT, get_detox_method
@@ -62,10 +62,7 @@ def measure_detox(
         "config": settings.model_dump(mode="json"), "seed": talk.seed, "max_new_tokens": talk.max_new_tokens,
         "case_ids": [case.case_id for case in cases],
     }  # fmt: skip
-    model = {
-        "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
-        "quantised_origin": lm.quantised_origin,
-    }  # fmt: skip
+    model = model_record(lm)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         claim(folder, {"what": what, "model": model})

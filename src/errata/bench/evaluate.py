@@ -14,7 +14,15 @@ from typing import Any, Literal
 from errata.bench.protocols import Editor, Run, batch, sequential, single, unedited
 from errata.datasets import held_out_text, read_cases, read_text, starter_cases
 from errata.errors import ConfigError, DatasetError, RequestError
-from errata.evaluation.schema import RECORDS_FILE, CostMeter, Measured, RecordWriter, versions, write_metrics
+from errata.evaluation.schema import (
+    RECORDS_FILE,
+    CostMeter,
+    Measured,
+    RecordWriter,
+    model_record,
+    versions,
+    write_metrics,
+)
 from errata.evaluation.summary import summarise
 from errata.files import finite, write_json
 from errata.lm.language_model import LanguageModel
@@ -74,10 +82,7 @@ def evaluate(
         seed=seed, reading=reading,
     )  # fmt: skip
     what = {**plan.what, "generation": generation, "fluency_cases": fluency_cases}
-    model = {
-        "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
-        "quantised_origin": lm.quantised_origin,
-    }  # fmt: skip
+    model = model_record(lm)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         claim(folder, {"what": what, "model": model})

@@ -23,7 +23,7 @@ from errata.errors import ConfigError
 from errata.evaluation.judging import Judge, Verdict
 from errata.evaluation.over_refusal import over_refusal_metrics
 from errata.evaluation.safety import AFTER, BASE, answered, attacks_by_number, safety_metrics
-from errata.evaluation.schema import CostMeter, Measured, Metric, RecordWriter, versions, write_metrics
+from errata.evaluation.schema import CostMeter, Measured, Metric, RecordWriter, model_record, versions, write_metrics
 from errata.evaluation.toxicity import toxicity_metrics
 from errata.lm.generation import generate_ids
 from errata.lm.language_model import LanguageModel
@@ -98,10 +98,7 @@ def measure_safety(
         what["patch_sha256"] = _digest([patch.card.model_dump_json()])
     if suite == "toxicity":
         what |= {"continuations": talk.continuations, "temperature": talk.temperature, "top_p": talk.top_p}
-    model = {
-        "name": lm.name, "fingerprint": lm.fingerprint(), "dtype": str(lm.dtype).removeprefix("torch."),
-        "quantised_origin": lm.quantised_origin,
-    }  # fmt: skip
+    model = model_record(lm)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out) if out is not None else Path(scratch)
         claim(folder, {"what": what, "model": model})

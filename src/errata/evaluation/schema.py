@@ -16,13 +16,16 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from errata.errors import DatasetError, StorageError
 from errata.evaluation.intervals import Estimate
 from errata.files import finite, write_json
+
+if TYPE_CHECKING:
+    from errata.lm.language_model import LanguageModel
 
 SCHEMA = 1
 METRICS_FILE, RECORDS_FILE = "metrics.json", "records.jsonl"
@@ -236,6 +239,16 @@ class RecordWriter:
         return StorageError(
             f"Could not write {self.path} ({error.strerror or error}): free some space or choose another place."
         )
+
+
+def model_record(lm: LanguageModel, *, fingerprint: str | None = None) -> dict[str, Any]:
+    """What ``Measured.model`` says of a model: name, fingerprint (as it stands, or the one given), dtype, origin."""
+    return {
+        "name": lm.name,
+        "fingerprint": fingerprint or lm.fingerprint(),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "quantised_origin": lm.quantised_origin,
+    }
 
 
 def versions() -> dict[str, str]:

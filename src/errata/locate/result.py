@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from errata.evaluation.schema import Cost, Measured, Metric, Record, RecordWriter, versions, write_metrics
+from errata.evaluation.schema import Cost, Measured, Metric, Record, RecordWriter, model_record, versions, write_metrics
 from errata.files import atomic_folder, write_json, write_text
 from errata.lm import LanguageModel
 from errata.locate.page import render
@@ -99,12 +99,7 @@ def save(result: Located, out: str | Path, *, lm: LanguageModel, cost: Cost) -> 
     """
     measured = Measured(
         what=result.what(),
-        model={
-            "name": lm.name,
-            "fingerprint": lm.fingerprint(),
-            "dtype": str(lm.dtype).removeprefix("torch."),
-            "quantised_origin": lm.quantised_origin,
-        },
+        model=model_record(lm),
         metrics=result.metrics(),
         cost=cost,
         versions=versions(),
